@@ -1,0 +1,20 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from seamscope.hooks import TaskError, choose
+
+from ._cards import CardsSort, CardsSum
+from ._counting import Counting
+from ._rendered_text import RenderedText
+from ._task import Task
+
+_TASKS: Final[tuple[Task[Any], ...]] = (RenderedText(), Counting(), CardsSort(), CardsSum())
+DATA_SETS: Final = tuple(task.name for task in _TASKS)
+
+
+def get(name: str) -> Task[Any]:
+    """The task of that name: one of `DATA_SETS`."""
+    return dict(zip(DATA_SETS, _TASKS, strict=True))[choose("task", name, DATA_SETS, TaskError)]
