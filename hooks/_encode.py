@@ -35,7 +35,12 @@ class Encoder:
     device: torch.device
 
     def __call__(
-        self, named: Sequence[Named], *, answers: Sequence[str] | None, condition: str | None, padding: Padding
+        self,
+        named: Sequence[Named],
+        *,
+        answers: Sequence[str] | None,
+        condition: str | None,
+        padding: Padding,
     ) -> Batch:
         """Encode named prompts, each followed by its answer where `answers` are given."""
         endings = [None] * len(named) if answers is None else answers
@@ -60,7 +65,9 @@ class Encoder:
     def _process(self, framed: list[Framed], prompts: list[Prompt], padding: Padding) -> dict[str, Tensor]:
         tokenizer = self.processor.tokenizer
         if not tokenizer.is_fast:
-            raise ModelError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed")
+            raise ModelError(
+                f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed"
+            )
         begun = tokenizer.bos_token is not None and framed[0].text.startswith(tokenizer.bos_token)
         images = [picture.image for prompt in prompts for picture in prompt.pictures]
         out = self.processor(
@@ -101,15 +108,21 @@ class Encoder:
                 name=name,
             )
             if visual is not None and prompt.pictures:
-                pixels = tuple(inputs["pixel_values"].shape[-2:])
-                own = {"visual": visual, "processor": self.processor.image_processor, "pixels": pixels}
-                spans.update(object_spans(prompt.pictures, spans["image"], **own))  # type: ignore[arg-type]
+                height, width = inputs["pixel_values"].shape[-2:]
+                objects = object_spans(
+                    prompt.pictures,
+                    spans["image"],
+                    visual=visual,
+                    processor=self.processor.image_processor,
+                    pixels=(height, width),
+                )
+                spans.update(objects)
             rows.append(spans)
         return rows
 
 
 def named_prompts(
-    items: Sequence[Promptable] | Sequence[Prompt], condition: str | None, answers: Sequence[str] | None
+    items: Sequence[Promptable | Prompt], condition: str | None, answers: Sequence[str] | None
 ) -> list[Named]:
     """Name the prompts by their items' ids, or by their numbers where prompts are given as such.
 
@@ -126,7 +139,9 @@ def _named(item: Promptable | Prompt, row: int, condition: str | None) -> Named:
     if isinstance(item, Prompt):
         return str(row), item
     if not isinstance(item, Promptable):
-        raise RunError(f"cannot encode a {type(item).__name__}; expected a Prompt, or an item with id and prompt()")
+        raise RunError(
+            f"cannot encode a {type(item).__name__}; expected a Prompt, or an item with id and prompt()"
+        )
     if condition is None:
         raise RunError("items are encoded under a condition: encode(items, condition=...)")
     return item.id, item.prompt(condition)

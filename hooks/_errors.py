@@ -44,7 +44,7 @@ class RunError(SeamscopeError):
 
 
 def choose(what: str, got: str, choices: Iterable[str], error: type[SeamscopeError]) -> str:
-    """Give `got` back if it is one of `choices`; otherwise raise `error`, naming the nearest and all choices."""
+    """Give `got` back if it is one of `choices`; else raise `error`, naming the nearest and all of them."""
     known = list(dict.fromkeys(choices))
     if got in known:
         return got

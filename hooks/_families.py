@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Visual:
     """How the images of one batch became tokens.
 
-    `grid` is (height, width) of one image in patches, `tokens` its number of image tokens, `dropped` how many
-    of the tower's first tokens the model leaves out, `prefix` how many tower tokens precede the patches (CLS).
+    `grid` is (height, width) of one image in patches, `tokens` its number of image tokens, `dropped` how
+    many of the tower's first tokens the model leaves out, `prefix` how many tower tokens precede the
+    patches (CLS).
     """
 
     grid: tuple[int, int]
@@ -27,10 +28,15 @@ class Visual:
     dropped: int
     prefix: int
 
+    def in_tower(self, ordinals: Tensor) -> Tensor:
+        """Number image tokens, counted through the batch, among the tower's tokens, counted likewise."""
+        image, token = ordinals // self.tokens, ordinals % self.tokens
+        return image * (self.tokens + self.dropped) + token + self.dropped
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family's differences; paths are relative to the model, or to one decoder layer for the `layer_` ones."""
+    """A family's differences; paths start at the model, those called `layer_` at one decoder layer."""
 
     name: str
     model_types: tuple[str, ...]
@@ -48,7 +54,7 @@ class Family:
 
 
 def _llava_visual(config: Any, inputs: Mapping[str, Tensor], n_tokens: int) -> Visual:
-    """`n_tokens` is the number of placeholders of one image; everything follows from it and the pixels' shape."""
+    """`n_tokens` is the number of placeholders of one image; the rest follows from the pixels' shape."""
     patch = config.vision_config.patch_size
     height, width = (side // patch for side in inputs["pixel_values"].shape[-2:])
     dropped = int(config.vision_feature_select_strategy == "default")
@@ -101,6 +107,11 @@ class Anatomy:
         """Give the module of decoder layer `layer` that the family's `layer_<name>` points to."""
         path: str = getattr(self.family, f"layer_{name}")
         return _find(self.layers[layer], path)
+
+    def head_width(self, n_heads: int) -> int:
+        """How wide one attention head's output is."""
+        projection: Any = self.part(0, "o_proj")
+        return int(projection.in_features) // n_heads
 
 
 def anatomy_of(model: nn.Module, family: Family) -> Anatomy:

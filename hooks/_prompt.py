@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of the user's text and the spans that its tokens belong to, such as `("intermediate", "intermediate.0")`."""
+    """A piece of the user's text, and the spans that its tokens belong to, such as `intermediate.0`."""
 
     text: str
     spans: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One user turn: pictures first, then the text, which is the segments put end to end without separators."""
+    """One user turn: pictures first, then the text: the segments put end to end without separators."""
 
     segments: tuple[Segment, ...]
     pictures: tuple[Picture, ...] = ()

@@ -23,7 +23,7 @@ class Ragged:
     `values` has shape (tokens, *feature), `lengths` shape (rows,); a row may be empty.
     """
 
-    values: Shaped[Tensor, "tokens *feature"]
+    values: Shaped[Tensor, tokens * feature]
     lengths: Int[Tensor, " rows"]
 
     def __post_init__(self) -> None:
@@ -64,16 +64,18 @@ class Ragged:
 
     def split(self) -> list[Tensor]:
         """Give one tensor (n_tokens, *feature) per row, as views."""
-        return list(self.values.split(self.lengths.tolist()))
+        return list(torch.split(self.values, self.lengths.tolist()))
 
     def stack(self) -> Shaped[Tensor, "rows n *feature"]:
         """Give one tensor; raise `SpanError` unless every row has equally many tokens."""
         sizes = sorted(set(self.lengths.tolist()))
         if len(sizes) > 1:
-            raise SpanError(f"rows have from {sizes[0]} to {sizes[-1]} tokens; pool them, or read them with split()")
-        return self.values.unflatten(0, (len(self), sizes[0] if sizes else 0))
+            raise SpanError(
+                f"rows have from {sizes[0]} to {sizes[-1]} tokens; pool them, or read them with split()"
+            )
+        return self.values.reshape(len(self), sizes[0] if sizes else 0, *self.values.shape[1:])
 
-    def mean(self) -> Float[Tensor, "rows *feature"]:
+    def mean(self) -> Float[Tensor, rows * feature]:
         """Average each row over its tokens, in float32 where values are narrower, and in their dtype again.
 
         Raises `SpanError` if a row is empty: select the others first.
@@ -85,7 +87,7 @@ class Ragged:
         counts = self.lengths.to(sums.device).view(-1, *[1] * (sums.ndim - 1))
         return (sums / counts).to(self.values.dtype)
 
-    def last(self) -> Shaped[Tensor, "rows *feature"]:
+    def last(self) -> Shaped[Tensor, rows * feature]:
         """Give the last token of each row; raise `SpanError` if a row is empty."""
         self._require_tokens("last")
         return self.values.index_select(0, (self.lengths.cumsum(0) - 1).to(self.values.device))
@@ -99,7 +101,9 @@ class Ragged:
     def _require_tokens(self, verb: str) -> None:
         empty = (self.lengths == 0).nonzero().flatten().tolist()
         if empty:
-            raise SpanError(f"cannot take the {verb} of rows without tokens: {empty[:8]}; select the others first")
+            raise SpanError(
+                f"cannot take the {verb} of rows without tokens: {empty[:8]}; select the others first"
+            )
 
 
 POOLS: dict[str, Callable[[Ragged], Tensor]] = {"mean": Ragged.mean, "last": Ragged.last}

@@ -72,7 +72,7 @@ class Site:
 
 
 def sites_of(*, n_vision_layers: int, n_layers: int, missing: Sequence[str] = ()) -> tuple[str, ...]:
-    """Name every site of a model with these depths, in forward order, without the layer kinds in `missing`."""
+    """Name every site of a model of these depths, in forward order, but for the layer kinds `missing`."""
     depths = {"vision": n_vision_layers, "lm": n_layers}
     layered = [
         Site(stack, kind, layer)

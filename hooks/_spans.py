@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 def text_spans(
     framed: Framed, *, offsets: Offsets, is_image: Held, real: Held, placeholder: str, name: str
 ) -> dict[str, Tensor]:
-    """Find the spans of one row that come from its text: the segments', `prompt`, `last`, `answer` and `image`.
+    """Find the spans of one row that its text gives: the segments', `prompt`, `last`, `answer`, `image`.
 
-    `offsets` are the tokenizer's character ranges in the text with every image placeholder repeated, `is_image`
-    and `real` mark image tokens and tokens that are no padding. A token belongs to a mark if its characters
-    other than white space overlap it. Spans without tokens are left out.
+    `offsets` are the tokenizer's character ranges in the text with every image placeholder repeated,
+    `is_image` and `real` mark image tokens and tokens that are no padding. A token belongs to a mark if its
+    characters other than white space overlap it. Spans without tokens are left out.
     """
     ranges = _trimmed(framed.text, _unrepeated(framed.text, offsets, is_image, placeholder, name))
     textual = real & ~is_image & (offsets[:, 1] > offsets[:, 0])
@@ -58,7 +58,7 @@ def object_spans(
     `image` are the positions of the row's image tokens, `pixels` the (height, width) of processed images.
     """
     k = 0
-    for picture, tokens in zip(pictures, image.split(visual.tokens), strict=True):
+    for picture, tokens in zip(pictures, torch.split(image, visual.tokens), strict=True):
         for box in picture.boxes:
             size = picture.image.size
             cells = box_cells(processor, box, size=size, pixels=pixels, grid=visual.grid)
@@ -69,7 +69,7 @@ def object_spans(
 
 
 def _unrepeated(text: str, offsets: Offsets, is_image: Held, placeholder: str, name: str) -> Offsets:
-    """Move offsets from the text with repeated placeholders to `text`; image tokens' own lose their meaning."""
+    """Move offsets from the text with repeated placeholders to `text`; image tokens' are void then."""
     starts = _occurrences(text, placeholder)
     if not starts:
         return offsets
@@ -100,7 +100,7 @@ def _trimmed(text: str, ranges: Offsets) -> Offsets:
 def _first_answer(
     marks: Sequence[Mark], held: dict[str, Held], ranges: Offsets, real: Held, name: str
 ) -> int:
-    """Give the position of the first answer token, or the one after the last token where there is no answer."""
+    """Give the position of the first answer token, or without answer the one after the last token."""
     answer = next((mark for mark in marks if mark.name == "answer"), None)
     if answer is None:
         return int(np.flatnonzero(real)[-1]) + 1

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..tasks import DATA_SETS, Item, get
 
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
 IGNORED: Final = -100  # the label that transformers leaves out of a loss
 SHIFT: Final = 2  # pixels by which a pooled picture is moved at random
 
@@ -21,7 +22,7 @@ class Pool:
     """Drawn items of one data set, with their pictures as one array (n, height, width, 3) of bytes."""
 
     items: list[Item]
-    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    pixels: Picture
 
     @classmethod
     def draw(cls, name: str, n: int, *, seed: int) -> Pool:
@@ -34,6 +35,19 @@ class Pool:
 def draw_pools(n: int, *, seed: int) -> dict[str, Pool]:
     """One pool for each data set."""
     return {name: Pool.draw(name, n, seed=seed) for name in tqdm(DATA_SETS, desc="drawing", unit="pool")}
+
+
+def moved(pixels: Picture, rng: np.random.Generator) -> Picture:
+    """A picture (height, width, 3) moved by up to `SHIFT` pixels."""
+    padded = np.pad(pixels, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    x, y = rng.integers(0, 2 * SHIFT + 1, 2)
+    side = pixels.shape[0]
+    return padded[y : y + side, x : x + side]
+
+
+def normalised(pixels: Picture) -> torch.Tensor:
+    """Pictures (n, height, width, 3) of bytes as the processor gives them: (n, 3, height, width), -1 to 1."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Lessons:
@@ -52,9 +66,9 @@ class Lessons:
             (self.pools[name].items[k], condition)
             for (name, k), condition in zip(chosen, conditions, strict=True)
         ]
-        pixels = np.stack([self._moved(self.pools[name].pixels[k]) for name, k in chosen])
+        pixels = np.stack([moved(self.pools[name].pixels[k], self.rng) for name, k in chosen])
         batch = self._tokens([(item, str(condition)) for item, condition in pairs])
-        batch["pixel_values"] = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch["pixel_values"] = normalised(pixels)
         return batch
 
     def textual(self, n: int) -> dict[str, torch.Tensor]:
@@ -65,12 +79,6 @@ class Lessons:
         names = self.rng.choice(list(self.pools), n)
         for name in names:
             yield str(name), int(self.rng.integers(len(self.pools[str(name)].items)))
-
-    def _moved(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        padded = np.pad(pixels, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
-        x, y = self.rng.integers(0, 2 * SHIFT + 1, 2)
-        side = pixels.shape[0]
-        return padded[y : y + side, x : x + side]
 
     def _tokens(self, pairs: list[tuple[Item, str]]) -> dict[str, torch.Tensor]:
         rows, labels = [], []

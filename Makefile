@@ -1,0 +1,32 @@
+# Everything happens in .venv. `make demo` and `make test` need Python >= 3.10 and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check organism clean
+
+demo: $(READY)
+	$(BIN)/seamscope demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p seamscope.hooks -p seamscope.activations -p seamscope.probes -p seamscope.experiments
+	$(BIN)/python -m pytest
+
+organism: $(READY)
+	$(BIN)/python -m seamscope.experiments.organism.train
+
+$(READY): pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'seamscope needs Python >= 3.10')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,54 @@
+"""Where things stand in a store's file; docs/store_format.md says the same in prose."""
+
+from __future__ import annotations
+
+from seamscope.hooks._errors import StoreError
+
+FORMAT = "seamscope-store"
+FORMAT_VERSION = 1
+PARTIAL = ".partial"  # what the name of an unfinished file ends in
+SCHEMA = "schema"
+MANIFEST = "manifest"
+CONDITIONS = "conditions"
+
+# Type of the activations -> type of the bytes in the file; HDF5 knows neither bfloat16 nor a plain bool.
+FILE_DTYPES = {
+    "bfloat16": "<u2",
+    "float16": "<f2",
+    "float32": "<f4",
+    "float64": "<f8",
+    "bool": "|u1",
+    "uint8": "|u1",
+    "int8": "|i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+}
+
+
+def check_name(what: str, name: object) -> str:
+    """Return a name that can be one part of an HDF5 path, or raise `StoreError`."""
+    if not isinstance(name, str) or name in {"", ".", ".."} or not {"/", "\0"}.isdisjoint(name):
+        raise StoreError(f"{what} {name!r} cannot name a part of a store: it must be text without '/' or NUL")
+    if not is_text(name):
+        raise StoreError(f"{what} {name!r} is not valid Unicode text (it holds a lone surrogate)")
+    return name
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def acts_path(condition: str, site: str, span: str) -> str:
+    """Group of one activation: `values` and `offsets`."""
+    return f"{CONDITIONS}/{condition}/acts/{site}/{span}"
+
+
+def column_path(condition: str, column: str) -> str:
+    """Group of one column of the rows: `values`, `missing`, and `offsets` where it holds text."""
+    return f"{CONDITIONS}/{condition}/rows/{column}"

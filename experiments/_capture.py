@@ -1,0 +1,89 @@
+"""Run items under conditions and keep what flows through the model in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from seamscope.activations import Schema, create_store
+from seamscope.hooks import Activations, Vlm, capture
+
+from ._align import READING, expand
+from ._conditions import hear
+from ._run import Settings
+from .tasks import Item, Task
+
+
+def depth_sites(vlm: Vlm) -> list[str]:
+    """The residual stream from the first tower layer to the last decoder layer, with the projector between."""
+    return list(vlm.expand(["vision.*.resid_post", "projector.out", "lm.embed", "lm.*.resid_post"]))
+
+
+def capture_items(
+    vlm: Vlm,
+    task: Task[Any],
+    items: Sequence[Item],
+    *,
+    path: Path,
+    conditions: Iterable[str],
+    sites: Sequence[str],
+    settings: Settings,
+    progress: bool = False,
+) -> None:
+    """Capture items and their counterfactual partners, each object and reading span pooled to its mean.
+
+    One row per (item or partner, condition); both partners share their group, so no split separates them.
+    """
+    conditions = tuple(conditions)
+    pairs = [member for item in items for member in (item, task.partner(item))]
+    schema = Schema(
+        model=settings.model,
+        task=task.name,
+        conditions=conditions,
+        provenance={**asdict(settings), "pool": "mean", "sites": list(sites)},
+    )
+    size = settings.batch_size
+    with create_store(path, schema) as store, tqdm(
+        total=len(pairs) * len(conditions), desc="capture", unit="run", disable=not progress
+    ) as bar:
+        for start in range(0, len(pairs), size):
+            batch = pairs[start : start + size]
+            if "cascaded" in conditions:
+                batch, _ = hear(vlm, task, batch, budget=task.budget[settings.profile])
+            for condition in conditions:
+                store.append(condition, describe_rows(task, batch), _run(vlm, batch, condition, sites))
+                bar.update(len(batch))
+
+
+def _run(vlm: Vlm, items: Sequence[Item], condition: str, sites: Sequence[str]) -> Activations:
+    """The pooled spans of one batch; a text run does not pass the tower."""
+    batch = vlm.encode(items, condition=condition)
+    wanted = (*expand("objects", condition, objects=max(len(item.boxes) for item in items)), *READING)
+    reached = [site for site in sites if condition == "direct" or site.startswith("lm.")]
+    with capture(vlm, reached, spans=[s for s in wanted if s in batch.span_names], pool="mean") as acts:
+        vlm.forward(batch)
+    return acts
+
+
+def describe_rows(task: Task[Any], items: Sequence[Item]) -> pd.DataFrame:
+    """What a store keeps of each item beside its activations: identity, labels, and control types."""
+    return pd.DataFrame(
+        [
+            {
+                "id": item.id,
+                "group": item.group,
+                "question": item.question,
+                "intermediate": item.intermediate.text,
+                "said": "" if item.said is None else item.said.text,
+                "answer": item.answer,
+                **{f"var:{name}": label for name, label in item.variables.items()},
+                **{f"type:{name}": kind for name, kind in item.types.items()},
+            }
+            for item in items
+        ]
+    )

@@ -1,0 +1,227 @@
+"""The command line: `seamscope COMMAND --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import _options as o
+
+if TYPE_CHECKING:
+    from ._study import Study
+
+app = typer.Typer(
+    name="seamscope",
+    help="Find the layer, site and position at which a vision-language model loses an intermediate visual result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tasks_app = typer.Typer(help="List the tasks, or look at one.", invoke_without_command=True)
+app.add_typer(tasks_app, name="tasks")
+
+
+def main() -> None:
+    """Entry point of the `seamscope` command."""
+    app()
+
+
+def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> None:
+    """Register a command that works on one study; they all take the same options and share a run's folder."""
+
+    @app.command(name, help=text)
+    @o.one_line_errors
+    def command(
+        model: o.Model = "organism",
+        task: o.TaskName = "cards.sort",
+        n: o.Count = 200,
+        profile: o.Profile = "small",
+        seed: o.Seed = 0,
+        sites: o.Sites = None,
+        spans: o.Spans = None,
+        out: o.Out = None,
+        device: o.Device = "auto",
+        dtype: o.Dtype = "auto",
+        attn_implementation: o.Attention = "sdpa",
+        batch_size: o.BatchSize = 64,
+        as_json: o.AsJson = False,
+    ) -> None:
+        from ._run import Settings
+
+        chosen = {k: tuple(v) for k, v in (("sites", sites), ("spans", spans)) if v}
+        settings = Settings(
+            model=model,
+            task=task,
+            n=n,
+            profile=profile,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            batch_size=batch_size,
+            **chosen,
+        )
+        act(_open(settings, out, as_json=as_json), as_json)
+
+
+def _open(settings: Settings, out: Path | None, *, as_json: bool, compare: tuple[str, ...] = ()) -> Study:
+    from ._run import Run
+    from ._study import Study
+
+    folder = out or Path("runs", Path(settings.task).stem if "/" in settings.task else settings.task)
+    return Study(Run(folder, settings), compare=compare, progress=o.on_a_terminal() and not as_json)
+
+
+def _gap(study: Study, as_json: bool) -> None:
+    gap = study.gap
+    if as_json:
+        return o.emit({"gap": gap, "run": study.run.folder})
+    o.show(o.gap_table(gap))
+    o.show(f"\nanswers and gap lie in {study.run.folder}")
+
+
+def _capture(study: Study, as_json: bool) -> None:
+    with study.store() as store:
+        found = {"store": study.run.folder / "activations.h5", "sites": store.sites, "spans": store.spans}
+        rows = {condition: len(store.rows(condition)) for condition in store.conditions}
+    if as_json:
+        return o.emit({**found, "rows": rows})
+    o.show(f"{found['store']}: {rows} rows, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
+
+
+def _probe(study: Study, as_json: bool) -> None:
+    from . import figures
+
+    table = study.probes
+    drawn = study.draw(figures.probe_curves, table, name="probes")
+    if as_json:
+        return o.emit({"probes": table, "run": study.run.folder, "figure": drawn})
+    best = table.sort_values("accuracy", ascending=False).groupby(["condition", "target"]).head(1)
+    columns = ["condition", "target", "site", "span", "accuracy", "low", "high", "control_accuracy", "chance"]
+    o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False))
+    o.show(f"\nthe best cell of {len(table)} for each target; all of them: {study.run.folder / 'probes.csv'}")
+
+
+def _patch(study: Study, as_json: bool) -> None:
+    from . import figures
+
+    table = study.effects
+    drawn = study.draw(figures.patch_heatmap, table, name="patches", experiment="denoise")
+    if as_json:
+        return o.emit({"effects": table, "run": study.run.folder, "figure": drawn})
+    best = table.sort_values("effect", key=abs, ascending=False).groupby("experiment").head(3)
+    columns = ["experiment", "source_site", "target_site", "span", "effect", "low", "high", "right", "base_right"]
+    o.show(best.sort_values(["experiment"])[columns].round(2).to_string(index=False))
+    o.show(f"\nthe strongest of {len(table)} cells; all of them: {study.run.folder / 'effects.csv'}")
+
+
+def _locate(study: Study, as_json: bool) -> None:
+    report = study.report()
+    if as_json:
+        return o.emit({**study.verdict.to_json(), "report": report})
+    o.show(o.gap_table(study.gap) + "\n")
+    o.show(o.verdict_text(study.verdict))
+    o.show(f"\nreport: {report}")
+
+
+for _name, _act, _text in (
+    ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
+    ("capture", _capture, "Store what flows through the model in direct and cascaded runs (HDF5)."),
+    ("probe", _probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
+    ("patch", _patch, "Patch between counterfactual partners, across conditions, and back to earlier layers."),
+    ("locate", _locate, "Do all of it and say where the intermediate is lost."),
+):
+    _study_command(_name, _act, _text)
+
+
+@app.command()
+@o.one_line_errors
+def demo(
+    model: o.Model = "organism",
+    task: o.TaskName = "cards.sort",
+    n: o.Count = 120,
+    seed: o.Seed = 0,
+    out: o.Out = Path("runs/demo"),
+    as_json: o.AsJson = False,
+) -> None:
+    """The whole path on the embedded organism: four data sets, four conditions, and a verdict on one of them."""
+    from ._run import Settings
+    from .tasks import DATA_SETS
+
+    settings = Settings(model=model, task=task, n=n, seed=seed)
+    _locate(_open(settings, out, as_json=as_json, compare=DATA_SETS), as_json)
+
+
+@app.command()
+@o.one_line_errors
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")], as_json: o.AsJson = False
+) -> None:
+    """Write report.html and the figures anew from what a run's folder holds."""
+    from ._run import settings_of
+
+    page = _open(settings_of(run), run, as_json=as_json).report()
+    o.emit({"report": page}) if as_json else o.show(f"report: {page}")
+
+
+@app.command()
+@o.one_line_errors
+def doctor(
+    model: o.ModelArgument = None,
+    model_option: o.Model = "organism",
+    task: o.TaskName = "cards.sort",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    attn_implementation: o.Attention = "sdpa",
+    as_json: o.AsJson = False,
+) -> None:
+    """Load a model, run its self-checks, and list its sites with shapes and its spans on one item."""
+    from ._doctor import examine
+
+    found = examine(
+        model or model_option, task=task, device=device, dtype=dtype, attn_implementation=attn_implementation
+    )
+    o.emit(found.to_json()) if as_json else o.show(found.text())
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+@tasks_app.callback()
+def list_tasks(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """List the tasks."""
+    from . import tasks
+
+    if context.invoked_subcommand is not None:
+        return
+    found = {name: tasks.get(name).summary for name in tasks.DATA_SETS}
+    found["PATH.jsonl"] = "your own records: image, question, intermediate, answer"
+    if as_json:
+        return o.emit(found)
+    o.show("\n".join(f"{name:15} {summary}" for name, summary in found.items()))
+
+
+@tasks_app.command("show")
+@o.one_line_errors
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task's name, or a .jsonl file.")],
+    profile: o.Profile = "small",
+    n: o.Count = 12,
+    seed: o.Seed = 0,
+    font: Annotated[list[str] | None, typer.Option(help="Draw with these fonts only; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .png or .pdf file.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write a contact sheet of a task's items and their counterfactual partners, to look at."""
+    from . import tasks
+
+    task = tasks.get(name)
+    look = tasks.Look(fonts=tuple(font)) if font else None
+    figure = tasks.contact_sheet(task, n=n, profile_name=profile, seed=seed, look=look)
+    file = out or Path(f"{Path(name).stem if '/' in name else name}.{profile}.png")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    o.emit({"sheet": file}) if as_json else o.show(f"contact sheet: {file}")

@@ -1,0 +1,98 @@
+"""What the commands have in common: their options, how errors and results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import pandas as pd
+import typer
+
+from seamscope.hooks import SeamscopeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="organism, organism-composing, a checkpoint folder, or a hub id.")
+]
+ModelArgument = Annotated[str | None, typer.Argument(help="The same as --model.", metavar="[MODEL]")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="A task (see `seamscope tasks`) or a .jsonl file.")]
+Count = Annotated[int, typer.Option("--n", "-n", min=2, help="How many items.")]
+Profile = Annotated[str, typer.Option(help="small (the organism's canvas and words) or full (448 px).")]
+Seed = Annotated[int, typer.Option(min=0, help="The seed of items, splits and bootstraps.")]
+Sites = Annotated[
+    list[str] | None, typer.Option("--sites", help="Sites or globs such as 'lm.*.resid_post'; repeatable.")
+]
+Spans = Annotated[
+    list[str] | None, typer.Option("--spans", help="objects, image, question, last, reading, ...; repeatable.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The run's folder, runs/TASK by default; the same command continues it."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Attention = Annotated[str, typer.Option("--attn-implementation", help="sdpa or eager.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Print what the user can mend as one line, and exit with 2."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except SeamscopeError as error:
+            typer.echo("seamscope: " + " ".join(str(error).split()), err=True)
+            raise typer.Exit(2) from error
+
+    return wrapped
+
+
+def on_a_terminal() -> bool:
+    """Whether progress bars make sense."""
+    return sys.stderr.isatty()
+
+
+def show(text: str) -> None:
+    """Print for a reader."""
+    typer.echo(text)
+
+
+def emit(result: Any) -> None:
+    """Print one JSON object."""
+    typer.echo(json.dumps(result, default=_plain, allow_nan=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return json.loads(value.to_json(orient="records"))
+    if hasattr(value, "item"):
+        return value.item()
+    return str(value)
+
+
+def gap_table(gap: pd.DataFrame) -> str:
+    """The gap table as text: one line per task and subset, percentages with 95 % intervals."""
+    head = ["task", "items", "n", *gap.condition.drop_duplicates()]
+    rows = [head]
+    for (task, subset), table in gap.groupby(["task", "subset"], sort=False):
+        cells = {row.condition: row for row in table.itertuples()}
+        first = table.iloc[0]
+        rows.append([task, subset, str(first.n), *(_percent(cells.get(name)) for name in head[3:])])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _percent(row: Any) -> str:
+    if row is None or row.n == 0:
+        return "-"
+    return f"{100 * row.estimate:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"

@@ -1,0 +1,102 @@
+"""Take from a table what a figure draws, or say in one line what it lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from seamscope.hooks import RunError, choose
+
+
+def need(table: pd.DataFrame, what: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The table itself; raise `RunError` if it has no rows or lacks a column."""
+    missing = [name for name in columns if name not in table.columns]
+    if missing and not (table.empty and len(table.columns) == 0):
+        has = ", ".join(map(str, table.columns))
+        raise RunError(f"the {what} table lacks the column {', '.join(map(repr, missing))}; it has: {has}")
+    if table.empty:
+        raise RunError(f"the {what} table is empty: there is nothing to draw")
+    return table
+
+
+def keep(table: pd.DataFrame, what: str, column: str, wanted: str | Iterable[str]) -> pd.DataFrame:
+    """The rows with the wanted values of a column; each of them must be there."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    held = distinct(table, column)
+    for name in names:
+        choose(f"{column} of the {what} table", name, held, RunError)
+    return table[table[column].isin(names)]
+
+
+def distinct(table: pd.DataFrame, column: str) -> list[str]:
+    """Values of a column in the order in which they come."""
+    return [str(value) for value in dict.fromkeys(table[column])]
+
+
+def span_family(span: str) -> str:
+    """The place that a span belongs to, the same in both runs: `image.object.2` and `intermediate.2` are objects."""
+    if re.fullmatch(r"(image\.object|intermediate)\.\d+", span):
+        return "objects"
+    return "image" if span == "intermediate" else span
+
+
+def target_family(target: str) -> str:
+    """`card.0.rank` → `card.*.rank`."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", target)
+
+
+def number_in(name: str) -> int | None:
+    """The first number of a dotted name: 0 for `card.0.rank` and `image.object.0`, None for `last`."""
+    found = re.search(r"(?<![^.])\d+(?![^.])", name)
+    return int(found[0]) if found else None
+
+
+PROBE_COLUMNS = ("site", "span", "condition", "target", "accuracy", "low", "high", "chance")
+_MEANS = ("accuracy", "low", "high", "chance", "control_accuracy", "shuffled_accuracy", "untrained_accuracy")
+
+
+def probe_lines(probes: pd.DataFrame, *, span: str, target: str | None) -> pd.DataFrame:
+    """Mean over the targets of one family at one place: one row per (site, condition).
+
+    An object's own target is read at its own span (`card.1.rank` at `image.object.1`). The bounds are the means
+    of the targets' bounds, which is no narrower than an interval of the mean. Columns: `site, condition,
+    accuracy, low, high, chance`, the controls that the table has, and `targets` (how many were averaged).
+    """
+    rows = need(probes, "probes", PROBE_COLUMNS)
+    rows = rows.assign(place=rows.span.map(span_family), family=rows.target.map(target_family))
+    rows = keep(rows, "probes", "place", span_family(span))
+    rows = rows[[_belong(s, t) for s, t in zip(rows.span, rows.target, strict=True)]]
+    rows = _one_target(rows, target)
+    held = [name for name in _MEANS if name in rows.columns]
+    grouped = rows.groupby(["site", "condition"], sort=False)
+    lines = grouped[held].mean().assign(targets=grouped.target.nunique())
+    if lines.targets.nunique() > 1:
+        site, condition = lines.targets.idxmin()
+        raise RunError(
+            f"the probes table lacks a target at {site} ({condition}, {span}): {lines.targets.min()} of "
+            f"{lines.targets.max()} are there, and means over different targets cannot be compared"
+        )
+    return lines.reset_index()
+
+
+def _belong(span: str, target: str) -> bool:
+    if span_family(span) != "objects":
+        return True
+    return number_in(target) is None or number_in(target) == number_in(span)
+
+
+def _one_target(rows: pd.DataFrame, target: str | None) -> pd.DataFrame:
+    families = distinct(rows, "family")
+    if target is None and len(families) > 1:
+        raise RunError(f"several targets can be drawn: name one with target=: {', '.join(families)}")
+    if target is None or target in families:
+        return rows[rows.family == (target or families[0])]
+    return keep(rows, "probes", "target", target)
+
+
+def finite(values: Iterable[Any]) -> list[float]:
+    """The values that are numbers."""
+    return [float(value) for value in values if pd.notna(value)]

@@ -1,0 +1,51 @@
+"""Reach inside a vision-language model: load it, name its sites and spans, capture, patch, cut attention."""
+
+from seamscope.hooks._batch import Batch, Padding
+from seamscope.hooks._capture import Activations, capture
+from seamscope.hooks._checks import Check, run_checks
+from seamscope.hooks._errors import (
+    ModelError,
+    RunError,
+    SeamscopeError,
+    SiteError,
+    SpanError,
+    StoreError,
+    TaskError,
+    choose,
+)
+from seamscope.hooks._knockout import knockout
+from seamscope.hooks._load import load_vlm
+from seamscope.hooks._patch import Patch, patch
+from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
+from seamscope.hooks._ragged import Ragged
+from seamscope.hooks._site import Site
+from seamscope.hooks._vlm import Vlm
+
+__all__ = [
+    "Activations",
+    "Batch",
+    "Box",
+    "Check",
+    "ModelError",
+    "Padding",
+    "Patch",
+    "Picture",
+    "Prompt",
+    "Promptable",
+    "Ragged",
+    "RunError",
+    "SeamscopeError",
+    "Segment",
+    "Site",
+    "SiteError",
+    "SpanError",
+    "StoreError",
+    "TaskError",
+    "Vlm",
+    "capture",
+    "choose",
+    "knockout",
+    "load_vlm",
+    "patch",
+    "run_checks",
+]
