@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seamscope.activations._layout import FILE_DTYPES
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 Array = NDArray[Any]
 

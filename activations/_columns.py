@@ -10,7 +10,7 @@ import pandas as pd
 
 from seamscope.activations._bits import Array
 from seamscope.activations._layout import FILE_DTYPES, is_text
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 Cell = str | bool | int | float | None
 

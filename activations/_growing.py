@@ -10,8 +10,7 @@ import h5py
 import numpy as np
 
 from seamscope.activations._bits import Array, dtype_name, to_array
-from seamscope.hooks._errors import StoreError
-from seamscope.hooks._ragged import Ragged
+from seamscope.hooks import Ragged, StoreError
 
 _LARGEST_CHUNK = 2**20  # bytes
 _SMALLEST_CHUNK = 2**12
@@ -32,7 +31,7 @@ class Growing:
             dtype=like.dtype,
             chunks=(_chunk_rows(like), *like.shape[1:]),
         )
-        self._data.attrs["dtype"] = dtype
+        self._data.attrs["dtype"] = np.bytes_(dtype)
 
     def append(self, array: Array) -> None:
         """Write more rows, which must have the type and feature shape of the first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 FORMAT = "seamscope-store"
 FORMAT_VERSION = 1

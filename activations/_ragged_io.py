@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from seamscope.activations._bits import to_tensor
-from seamscope.hooks._errors import StoreError
-from seamscope.hooks._ragged import Ragged
+from seamscope.hooks import Ragged, StoreError
 
 Numbers = NDArray[np.int64]
 

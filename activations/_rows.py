@@ -10,7 +10,7 @@ import pandas as pd
 from seamscope.activations import _layout as layout
 from seamscope.activations._columns import Cell, encode, kind_of, to_cells, types_of
 from seamscope.activations._growing import Entries, Growing
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 
 class RowBuffer:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from seamscope.activations._layout import FORMAT_VERSION, check_name
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 _PACKAGES = ("seamscope", "torch", "transformers", "numpy", "h5py")
 _OURS = ("created", "format_version", "versions")

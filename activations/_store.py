@@ -17,8 +17,7 @@ from seamscope.activations import _trust as trust
 from seamscope.activations._columns import decode
 from seamscope.activations._ragged_io import read_ragged
 from seamscope.activations._schema import Schema
-from seamscope.hooks._errors import SiteError, SpanError, StoreError, choose
-from seamscope.hooks._ragged import Ragged
+from seamscope.hooks import Ragged, SiteError, SpanError, StoreError, choose
 
 Rows = slice | Sequence[int] | Sequence[bool] | NDArray[Any]
 

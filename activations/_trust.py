@@ -12,9 +12,10 @@ import numpy as np
 from seamscope.activations._growing import Entries
 from seamscope.activations._layout import FILE_DTYPES, FORMAT, FORMAT_VERSION, MANIFEST
 from seamscope.activations._schema import parse_json
-from seamscope.hooks._errors import StoreError
+from seamscope.hooks import StoreError
 
 _DEEPEST = 8  # groups inside groups; the layout has five
+_LONGEST = 64  # bytes of an attribute; a sha256 in hexadecimal
 _DTYPES = {np.dtype(name) for name in FILE_DTYPES.values()}
 
 
@@ -108,7 +109,14 @@ def _check_entry(data: h5py.Dataset, entry: Any) -> None:
 
 
 def attribute(owner: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """Value of a scalar attribute as a Python value; None if there is none or it is no scalar."""
-    value = owner.attrs.get(name)
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain if isinstance(plain, str | int | float) else None
+    """Value of a scalar attribute, ASCII text or a whole number; None if there is none or it is another thing.
+
+    Its type is looked at first: variable-length values lie in a heap, which the library reads without care.
+    """
+    if name not in owner.attrs:
+        return None
+    identity = owner.attrs.get_id(name)
+    if identity.shape != () or identity.dtype.kind not in "Siu" or identity.dtype.itemsize > _LONGEST:
+        return None
+    value = owner.attrs[name].item()
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else value

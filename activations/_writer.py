@@ -17,8 +17,7 @@ from seamscope.activations import _layout as layout
 from seamscope.activations._growing import ActsBuffer, Entries, Growing
 from seamscope.activations._rows import RowBuffer
 from seamscope.activations._schema import Schema
-from seamscope.hooks._errors import StoreError, choose
-from seamscope.hooks._ragged import Ragged
+from seamscope.hooks import Ragged, StoreError, choose
 
 
 def create_store(
@@ -52,7 +51,7 @@ class StoreWriter:
         described = schema.to_json()
         with _as_store_error(partial):
             self._file = h5py.File(partial, "w", rdcc_nbytes=2**21)
-            attrs = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, "complete": 0}
+            attrs = {"format": np.bytes_(layout.FORMAT), "format_version": layout.FORMAT_VERSION, "complete": 0}
             self._file.attrs.update(attrs)
             self._entries: Entries = self._write_bytes(layout.SCHEMA, described)
 
@@ -130,7 +129,7 @@ class StoreWriter:
             self._entries |= self._acts[condition].entries()
         manifest = json.dumps(self._entries, ensure_ascii=False, indent=1).encode()
         self._write_bytes(layout.MANIFEST, manifest)
-        self._file.attrs["manifest_sha256"] = hashlib.sha256(manifest).hexdigest()
+        self._file.attrs["manifest_sha256"] = np.bytes_(hashlib.sha256(manifest).hexdigest())
         self._file.attrs["complete"] = 1
 
     def _write_bytes(self, name: str, content: bytes) -> Entries:

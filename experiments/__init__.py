@@ -1,0 +1,34 @@
+"""Questions put to a model: tasks, conditions, sweeps, the locator, figures, the report, the command line."""
+
+from ._conditions import both_steps_pass, composition_gap, run_conditions
+from ._decide import Decision, Facts, Thresholds, decide
+from ._effects import summarise_sweep
+from ._locate import locate
+from ._run import Run, Settings
+from ._study import Study
+from ._sweep import EXPERIMENTS, Cell, Experiment, back_cells, layer_cells, sweep
+from ._verdict import LOCI, Evidence, Verdict
+
+__all__ = [
+    "EXPERIMENTS",
+    "LOCI",
+    "Cell",
+    "Decision",
+    "Evidence",
+    "Experiment",
+    "Facts",
+    "Run",
+    "Settings",
+    "Study",
+    "Thresholds",
+    "Verdict",
+    "back_cells",
+    "both_steps_pass",
+    "composition_gap",
+    "decide",
+    "layer_cells",
+    "locate",
+    "run_conditions",
+    "summarise_sweep",
+    "sweep",
+]

@@ -13,15 +13,10 @@ from tqdm import tqdm
 from seamscope.activations import Schema, create_store
 from seamscope.hooks import Activations, Vlm, capture
 
-from ._align import READING, expand
+from ._align import expand
 from ._conditions import hear
 from ._run import Settings
 from .tasks import Item, Task
-
-
-def depth_sites(vlm: Vlm) -> list[str]:
-    """The residual stream from the first tower layer to the last decoder layer, with the projector between."""
-    return list(vlm.expand(["vision.*.resid_post", "projector.out", "lm.embed", "lm.*.resid_post"]))
 
 
 def capture_items(
@@ -32,6 +27,7 @@ def capture_items(
     path: Path,
     conditions: Iterable[str],
     sites: Sequence[str],
+    spans: Sequence[str],
     settings: Settings,
     progress: bool = False,
 ) -> None:
@@ -56,14 +52,17 @@ def capture_items(
             if "cascaded" in conditions:
                 batch, _ = hear(vlm, task, batch, budget=task.budget[settings.profile])
             for condition in conditions:
-                store.append(condition, describe_rows(task, batch), _run(vlm, batch, condition, sites))
+                store.append(condition, describe_rows(task, batch), _run(vlm, batch, condition, sites, spans))
                 bar.update(len(batch))
 
 
-def _run(vlm: Vlm, items: Sequence[Item], condition: str, sites: Sequence[str]) -> Activations:
+def _run(
+    vlm: Vlm, items: Sequence[Item], condition: str, sites: Sequence[str], spans: Sequence[str]
+) -> Activations:
     """The pooled spans of one batch; a text run does not pass the tower."""
     batch = vlm.encode(items, condition=condition)
-    wanted = (*expand("objects", condition, objects=max(len(item.boxes) for item in items)), *READING)
+    objects = max(len(item.boxes) for item in items)
+    wanted = [span for name in spans for span in expand(name, condition, objects=objects)]
     reached = [site for site in sites if condition == "direct" or site.startswith("lm.")]
     with capture(vlm, reached, spans=[s for s in wanted if s in batch.span_names], pool="mean") as acts:
         vlm.forward(batch)

@@ -3,5 +3,84 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from seamscope.activations import Store
+from seamscope.probes import probe_grid, summarise
+
+from ._align import TEXT
+
+CELL: Final = ["condition", "site", "stack", "layer", "span"]
+OWN_OBJECT: Final = {True: "intermediate.{k}", False: "image.object.{k}"}
+READING: Final = ("question", "last")
+
+
+def object_of(variable: str) -> int | None:
+    """The object that a variable describes: `card.0.rank` the first; `None` for one of the whole item."""
+    found = re.search(r"\.(\d+)(?:\.|$)", variable)
+    return int(found[1]) if found else None
+
+
+def shared_targets(store: Store) -> list[str]:
+    """Variables that every captured item has, in every condition, with at least two labels."""
+    tables = [store.rows(condition) for condition in store.conditions]
+    names = [c.removeprefix("var:") for c in tables[0].columns if c.startswith("var:")]
+    return [name for name in names if all(_usable(table[f"var:{name}"]) for table in tables)]
+
+
+def _usable(labels: pd.Series[Any]) -> bool:
+    return not labels.isna().any() and not (labels == "").any() and labels.nunique() > 1
+
+
+def study_grid(store: Store, *, seed: int) -> pd.DataFrame:
+    """Probe every variable at its own object and at the reading spans, in every condition of the store."""
+    targets = shared_targets(store)
+    parts = []
+    for condition in store.conditions:
+        spans = [s for s in READING if s in store.spans]
+        objects = [t for t in targets if object_of(t) is not None]
+        for names, at in ((objects, [OWN_OBJECT[condition in TEXT]]), (targets, spans)):
+            if names and at:
+                parts.append(probe_grid(store, names, spans=at, conditions=[condition], seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def summarise_probes(trained: pd.DataFrame, untrained: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """One row per cell and target, with intervals, controls, and the untrained model's accuracy beside it."""
+    table = summarise(trained, seed=seed)
+    beside = summarise(untrained, seed=seed).rename(columns={"accuracy": "untrained_accuracy"})
+    keys = ["condition", "site", "span", "target"]
+    return table.merge(beside[[*keys, "untrained_accuracy"]], on=keys, how="left")
+
+
+def item_hits(grid: pd.DataFrame) -> pd.DataFrame:
+    """What the probes got right, per group of items, averaged over variables of one kind.
+
+    One row per (cell, kind, group): `kind` is `object` (what the visual skill hands over) or `answer`;
+    `correct, control, shuffled, chance` are means in 0 to 1. The locator resamples the groups.
+    """
+    rows = grid.assign(kind=["answer" if object_of(t) is None else "object" for t in grid.target])
+    rows["span"] = rows.span.str.replace(r"\.\d+$", "", regex=True).replace(
+        {"image.object": "objects", "intermediate": "objects"}
+    )
+    long = pd.concat([_long(row) for row in rows.itertuples()], ignore_index=True)
+    keys = [*CELL, "kind", "group"]
+    return long.groupby(keys, sort=False, dropna=False, as_index=False).mean(numeric_only=True)
+
+
+def _long(row: Any) -> pd.DataFrame:
+    count = len(row.groups)
+    keep = {name: [getattr(row, name)] * count for name in (*CELL, "kind")}
+    return pd.DataFrame(
+        {
+            **keep,
+            "group": list(row.groups),
+            "correct": np.asarray(row.correct, dtype=float),
+            "control": np.asarray(row.control_correct, dtype=float),
+            "shuffled": np.asarray(row.shuffled_correct, dtype=float),
+            "chance": [row.chance] * count,
+        }
+    )

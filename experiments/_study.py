@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Final
+from functools import cache, cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -12,18 +12,15 @@ from seamscope.activations import Store, open_store
 from seamscope.hooks import Vlm, load_vlm
 
 from . import tasks
-from ._capture import capture_items, depth_sites
+from ._capture import capture_items
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
 from ._locate import locate
-from ._probing import probe_study
+from ._probing import item_hits, study_grid, summarise_probes
 from ._run import Run, Settings
-from ._sweep import back_cells, layer_cells, sweep
+from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
 from ._verdict import Verdict
 from .tasks import Item, Task
-
-STREAM: Final = ("lm.*.resid_post",)
-
 
 class Study:
     """Loads nothing until a table needs it; a table that the run's folder holds is read, not made again."""
@@ -41,7 +38,9 @@ class Study:
     @cached_property
     def vlm(self) -> Vlm:
         """The model, loaded and checked."""
-        return self._load(untrained=self.settings.untrained)
+        vlm = self._load(untrained=self.settings.untrained)
+        vlm.expand(self.settings.sites)
+        return vlm
 
     def _load(self, *, untrained: bool) -> Vlm:
         asked = self.settings
@@ -101,55 +100,49 @@ class Study:
                 self.items,
                 path=self.run.path(name),
                 conditions=("direct",) if untrained else ("direct", "cascaded"),
-                sites=depth_sites(vlm),
+                sites=vlm.expand(self.settings.sites),
+                spans=self.settings.spans,
                 settings=self.settings,
                 progress=self.progress,
             )
         return open_store(self.run.folder / name)
 
     @cached_property
-    def probe_hits(self) -> pd.DataFrame:
-        """What the probes got right, one row per (cell, item)."""
+    def probes(self) -> pd.DataFrame:
+        """The probes of every cell and target, with intervals and controls."""
+        return self._probe_tables[0]
 
-        def make() -> pd.DataFrame:
+    @cached_property
+    def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        @cache
+        def grids() -> tuple[pd.DataFrame, pd.DataFrame]:
             with self.store() as trained, self.store(untrained=True) as untrained:
-                return probe_study(
-                    trained, untrained=untrained, seed=self.settings.seed, progress=self.progress
-                )
+                return study_grid(trained, seed=self.settings.seed), study_grid(untrained, seed=self.settings.seed)
 
-        return self.run.table("probe_hits", make)
+        summary = self.run.table("probes", lambda: summarise_probes(*grids(), seed=self.settings.seed))
+        return summary, self.run.table("probe_hits", lambda: item_hits(grids()[0]))
 
     @cached_property
     def patch_rows(self) -> pd.DataFrame:
         """What every patch did to every item's answer."""
-        return self.run.table("patch_rows", lambda: self._sweeps())
+        return self.run.table("patch_rows", self._sweeps)
 
     def _sweeps(self) -> pd.DataFrame:
-        stream = layer_cells(
-            self.vlm, sites=STREAM, spans=("objects", "question", "last", "reading", "objects+reading")
-        )
-        plans = {
-            "denoise": stream,
-            "noise": stream,
-            "text_noise": stream,
-            "cross": stream,
-            "cross_control": stream,
-            "backpatch": back_cells(self.vlm, spans=("objects", "reading")),
-        }
-        return pd.concat(
-            [
-                sweep(
-                    self.vlm,
-                    self.task,
-                    self.items,
-                    experiment=name,
-                    cells=cells,
-                    batch_size=self.settings.batch_size,
-                    progress=self.progress,
-                )
-                for name, cells in plans.items()
-            ],
-            ignore_index=True,
+        spans = self.settings.spans
+        stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.settings.sites), spans=spans)
+        back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
+        plans = {name: back if name == "backpatch" else stream for name in EXPERIMENTS}
+        return pd.concat([self._sweep(name, cells) for name, cells in plans.items() if cells], ignore_index=True)
+
+    def _sweep(self, experiment: str, cells: list[Cell]) -> pd.DataFrame:
+        return sweep(
+            self.vlm,
+            self.task,
+            self.items,
+            experiment=experiment,
+            cells=cells,
+            batch_size=self.settings.batch_size,
+            progress=self.progress,
         )
 
     @cached_property
@@ -162,7 +155,7 @@ class Study:
         """Where the intermediate is lost."""
         return locate(
             answers=self.answers[self.answers.task == self.task.name],
-            probe_hits=self.probe_hits,
+            probe_hits=self._probe_tables[1],
             patch_rows=self.patch_rows,
             model=self.settings.model,
             task=self.task.name,

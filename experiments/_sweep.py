@@ -81,6 +81,14 @@ class Cell:
     span: str
 
 
+BACK_SPANS: Final = ("objects", "reading")
+
+
+def decoder_sites(vlm: Vlm, sites: Iterable[str]) -> list[str]:
+    """Those of the sites that a text run has too: the layers of the decoder."""
+    return [site for site in vlm.expand(list(sites)) if site.startswith("lm.")]
+
+
 def layer_cells(vlm: Vlm, *, sites: Iterable[str], spans: Iterable[str]) -> list[Cell]:
     """The same site in both runs, for every site and span set; sites before the decoder know the image only."""
     spans = list(spans)

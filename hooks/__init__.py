@@ -18,6 +18,7 @@ from seamscope.hooks._load import load_vlm
 from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
+from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site
 from seamscope.hooks._vlm import Vlm
 
@@ -34,6 +35,7 @@ __all__ = [
     "Promptable",
     "Ragged",
     "RunError",
+    "Score",
     "SeamscopeError",
     "Segment",
     "Site",

@@ -99,13 +99,11 @@ def _restrict(
     kept = cut(allowed)
     if kept is None:
         return mask
-    if not eager:
-        return kept if mask is None or mask.dtype == torch.bool else _close(mask, allowed & ~kept)
-    return _close(torch.zeros_like(kept, dtype=query.dtype) if mask is None else mask, ~kept)
-
-
-def _close(mask: Tensor, closed: Tensor) -> Tensor:
-    return mask.masked_fill(closed, torch.finfo(mask.dtype).min)
+    boolean = mask is None or mask.dtype == torch.bool
+    if boolean and not eager:
+        return kept
+    additive = query.new_zeros(()) if mask is None or boolean else mask
+    return torch.where(kept, additive, torch.finfo(additive.dtype).min)
 
 
 def _mix(weights: Tensor, value: Tensor) -> Tensor:

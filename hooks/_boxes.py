@@ -10,6 +10,7 @@ from seamscope.hooks._errors import SpanError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from seamscope.hooks._families import Visual
     from seamscope.hooks._prompt import Box
 
 # Sides of boxes that miss a patch's border by less than this many patches count as lying on it.
@@ -17,21 +18,22 @@ _SLACK = 1e-6
 
 
 def box_cells(
-    processor: Any, box: Box, *, size: tuple[int, int], pixels: tuple[int, int], grid: tuple[int, int]
+    processor: Any, box: Box, *, size: tuple[int, int], pixels: tuple[int, int], visual: Visual
 ) -> list[int]:
     """Number the patches, row by row from the top left, that share area with `box`.
 
-    `size` is (width, height) of the original image, `pixels` (height, width) of the processed one, `grid`
-    (height, width) in patches. A box without area has the one patch that its centre is in; a box outside the
-    processed image (cropped away) has none. Raises `SpanError` for a processor whose geometry is not known.
+    `size` is (width, height) of the original image, `pixels` (height, width) of the processed one, which may
+    end in a strip too narrow for a patch. A box without area has the one patch that its centre is in; a box
+    outside all patches (cropped away) has none. Raises `SpanError` for a processor whose geometry is not known.
     """
     across, down = _axes(processor, size, pixels)
-    columns = _cells(across(box.left), across(box.right), pixels[1] / grid[1], grid[1])
-    rows = _cells(down(box.top), down(box.bottom), pixels[0] / grid[0], grid[0])
-    return [row * grid[1] + column for row in rows for column in columns]
+    height, width = visual.grid
+    columns = _cells(across(box.left), across(box.right), visual.patch, width)
+    rows = _cells(down(box.top), down(box.bottom), visual.patch, height)
+    return [row * width + column for row in rows for column in columns]
 
 
-def _cells(low: float, high: float, patch: float, n: int) -> range:
+def _cells(low: float, high: float, patch: int, n: int) -> range:
     if high - low > _SLACK * patch:
         first, last = floor(low / patch + _SLACK), ceil(high / patch - _SLACK)
     else:

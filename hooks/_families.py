@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class Visual:
     """How the images of one batch became tokens.
 
-    `grid` is (height, width) of one image in patches, `tokens` its number of image tokens, `dropped` how
+    `grid` is (height, width) of one image in patches of `patch` pixels, `tokens` its number of image tokens, `dropped` how
     many of the tower's first tokens the model leaves out, `prefix` how many tower tokens precede the
     patches (CLS).
     """
 
     grid: tuple[int, int]
+    patch: int
     tokens: int
     dropped: int
     prefix: int
@@ -59,7 +60,7 @@ def _llava_visual(config: Any, inputs: Mapping[str, Tensor], n_tokens: int) -> V
     height, width = (side // patch for side in inputs["pixel_values"].shape[-2:])
     dropped = int(config.vision_feature_select_strategy == "default")
     prefix = n_tokens + dropped - height * width
-    return Visual(grid=(height, width), tokens=n_tokens, dropped=dropped, prefix=prefix)
+    return Visual(grid=(height, width), patch=patch, tokens=n_tokens, dropped=dropped, prefix=prefix)
 
 
 def _llava_read_layers(config: Any) -> tuple[int, ...]:

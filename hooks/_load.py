@@ -55,10 +55,7 @@ def load_vlm(
         family = family_of(config)
         processor = AutoProcessor.from_pretrained(source, **options)
         settings = {"dtype": _dtype(dtype, place), "attn_implementation": attn_implementation}
-        if untrained:
-            model = _untrained(config, settings, seed)
-        else:
-            model = _trained(source, settings | options)
+        model = _untrained(config, settings, seed) if untrained else _trained(source, settings | options)
     vlm = Vlm(name=str(name), model=model.to(place).eval(), processor=_with_padding(processor), family=family)
     if check:
         _refuse_untrustworthy(vlm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -36,6 +36,7 @@ class Patch:
 
     site: str | Site
     value: Tensor | Ragged | Callable[[Tensor], Tensor]
+    _: KW_ONLY
     span: str | None = None
     rule: str = "exact"
     heads: Sequence[int] | None = None
@@ -72,8 +73,7 @@ class _Writer:
 
     def enter(self, stack: ExitStack) -> None:
         site, taps = self._point.site, self._vlm.wiring.taps
-        if self._patch.span is not None:
-            stack.enter_context(self._vlm.wiring.listening(self.begin))
+        stack.enter_context(self._vlm.wiring.listening(self.begin))
         if site.kind == "pattern":
             stack.enter_context(edit_attention(self._point.place.module, reweigh=self.edit))
             return
@@ -84,7 +84,11 @@ class _Writer:
     def begin(self, batch: Batch) -> None:
         """Find the tokens of the span in a batch, and the values for them."""
         patch, where = self._patch, f"patch of {self._patch.site} at {self._patch.span!r}"
-        self._selection = Selection(batch, str(patch.span))
+        if self._point.site.visual and batch.visual is None:
+            raise SiteError(f"{patch.site} cannot be patched: no item of the batch has an image")
+        if patch.span is None:
+            return
+        self._selection = Selection(batch, patch.span)
         if isinstance(patch.value, Ragged):
             lengths = self._selection.lengths.tolist()
             self._tokens = align(patch.value, lengths, rule=patch.rule, where=where, ids=batch.ids)

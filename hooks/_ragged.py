@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,11 +51,14 @@ class Ragged:
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Ragged:
         """Select rows by number, slice, list of numbers or boolean mask; always gives a Ragged."""
         numbers = torch.arange(len(self))[_as_index(rows)].reshape(-1)
-        starts = self.lengths.cumsum(0) - self.lengths
-        picks = [torch.arange(int(self.lengths[r])) + int(starts[r]) for r in numbers]
-        empty = torch.zeros(0, dtype=torch.long)
-        index = torch.cat([empty, *picks]).to(self.values.device)
-        return Ragged(self.values.index_select(0, index), self.lengths[numbers])
+        lengths = self.lengths[numbers]
+        shifts = (self.lengths.cumsum(0) - self.lengths)[numbers] - (lengths.cumsum(0) - lengths)
+        index = torch.arange(int(lengths.sum())) + shifts.repeat_interleave(lengths)
+        return Ragged(self.values.index_select(0, index.to(self.values.device)), lengths)
+
+    def to(self, *args: Any) -> Ragged:
+        """Move or convert the values, as `Tensor.to` does."""
+        return Ragged(self.values.to(*args), self.lengths)
 
     @property
     def row_of(self) -> Int[Tensor, " tokens"]:
@@ -110,4 +113,6 @@ POOLS: dict[str, Callable[[Ragged], Tensor]] = {"mean": Ragged.mean, "last": Rag
 
 
 def _as_index(rows: int | slice | Sequence[int] | Tensor) -> int | slice | Tensor:
-    return rows if isinstance(rows, int | slice | Tensor) else torch.tensor(list(rows), dtype=torch.long)
+    if isinstance(rows, int | slice | Tensor):
+        return rows
+    return torch.as_tensor(rows) if len(rows) else torch.zeros(0, dtype=torch.long)

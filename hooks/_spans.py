@@ -61,7 +61,7 @@ def object_spans(
     for picture, tokens in zip(pictures, torch.split(image, visual.tokens), strict=True):
         for box in picture.boxes:
             size = picture.image.size
-            cells = box_cells(processor, box, size=size, pixels=pixels, grid=visual.grid)
+            cells = box_cells(processor, box, size=size, pixels=pixels, visual=visual)
             own = [i for cell in cells if 0 <= (i := cell + visual.prefix - visual.dropped) < visual.tokens]
             if own:
                 yield f"image.object.{k}", tokens[own]
@@ -76,7 +76,8 @@ def _unrepeated(text: str, offsets: Offsets, is_image: Held, placeholder: str, n
     repeats, rest = divmod(int(is_image.sum()), len(starts))
     grown = (repeats - 1) * len(placeholder) * np.arange(len(starts) + 1)
     begins = np.asarray(starts) + grown[:-1]
-    if rest or not np.array_equal(offsets[is_image][::repeats, 0], begins):
+    found = offsets[is_image][:: max(repeats, 1)]
+    if rest or not repeats or np.any((found[:, 0] > begins) | (found[:, 1] <= begins)):
         raise SpanError(f"the image tokens of item {name!r} are not where its {len(starts)} placeholders are")
     passed = np.searchsorted(begins, offsets[:, 0], side="right")
     return offsets - grown[passed][:, None]

@@ -14,6 +14,7 @@ from seamscope.hooks._encode import Encoder, named_prompts
 from seamscope.hooks._errors import RunError, SpanError, choose
 from seamscope.hooks._families import anatomy_of
 from seamscope.hooks._points import Point, point_of, require_weights
+from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites, sites_of
 from seamscope.hooks._wiring import Wiring
 
@@ -150,8 +151,8 @@ class Vlm:
         with self._running(batch):
             return self.model(**batch.inputs, use_cache=False).logits  # type: ignore[no-any-return]
 
-    def score(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Give the log-probability (nats, float32) of each item's whole answer with its end, teacher-forced.
+    def score(self, batch: Batch) -> Score:
+        """Rate each item's answer, teacher-forced, its end included.
 
         Raises `SpanError` unless the batch was encoded with answers.
         """
@@ -161,16 +162,17 @@ class Vlm:
             kept, column = torch.arange(batch.width), positions - 1
         with self._running(batch):
             logits = self.model(**batch.inputs, use_cache=False, logits_to_keep=kept.to(self.device)).logits
-            where = rows.to(logits.device), column.to(logits.device)
-            targets = batch.inputs["input_ids"][rows, positions].to(logits.device)
-            chosen: Tensor = logits[where].float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-            return chosen.new_zeros(len(batch)).index_add_(0, where[0], chosen)
+            rows, column, positions = (index.to(logits.device) for index in (rows, column, positions))
+            targets = batch.inputs["input_ids"].to(logits.device)[rows, positions]
+            return Score.of(logits[rows, column], targets, rows, len(batch))
 
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Continue each prompt greedily until the end-of-sequence token; give the new texts, stripped.
 
-        Hooks act on the pass over the prompt only. Raises `RunError` for a batch that is padded on the right.
+        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or answered.
         """
+        if "answer" in batch.span_names:
+            raise RunError("this batch already holds answers; encode it without them to generate")
         if batch.padding == "right" and not batch.inputs["attention_mask"].all():
             raise RunError("rows padded on the right cannot be continued; encode(..., padding='left')")
         tokenizer, config = self.processor.tokenizer, self.model.generation_config

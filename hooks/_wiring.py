@@ -45,19 +45,17 @@ class Wiring:
             self._batch = None
 
     def count_pass(self, *_: object) -> None:
-        """Note that the model starts another pass over the running batch (a forward pre-hook of `generate`)."""
+        """Note that the model starts another pass over the running batch; `generate` hooks this in."""
         self._passes += 1
 
     @property
     def reading(self) -> bool:
-        """Whether hooks act now: always, but for the passes of `generate` that follow the prompt's."""
+        """Whether hooks act now: always, but for the passes of `generate` after the prompt's."""
         return self._batch is None or self._passes <= 1
 
     @property
     def batch(self) -> Batch:
         """The running batch; `SpanError` if the model was called without one."""
         if self._batch is None:
-            raise SpanError(
-                "spans are known for a batch only: run it with vlm.forward, vlm.score or vlm.generate"
-            )
+            raise SpanError("spans need a batch: run it with vlm.forward, vlm.score or vlm.generate")
         return self._batch

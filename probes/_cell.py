@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Activations of one (site, span, condition), pooled: features (rows, d), `held` where a row has tokens."""
+    """Pooled activations of one (site, span, condition): features (rows, d); `held` where a row has tokens."""
 
     site: str
     span: str
@@ -49,7 +49,9 @@ class Cell:
             used = np.flatnonzero(alike[0].labelled & self.held)
             for fold in range(int(folds.max()) + 1):
                 train, test = used[folds[used] != fold], used[folds[used] == fold]
-                records += [{**r, "fold": fold, "groups": groups[test]} for r in self._fold(alike, train, test, C)]
+                records += [
+                    {**r, "fold": fold, "groups": groups[test]} for r in self._fold(alike, train, test, C)
+                ]
         return records
 
     def _fold(self, targets: list[Labels], train: Codes, test: Codes, C: float) -> Iterator[Record]:
@@ -75,7 +77,7 @@ class Cell:
             }
 
     def _correct(self, codes: Codes, train: Codes, test: Codes, C: float) -> tuple[NDArray[np.bool_], Any]:
-        """Whether each problem's probe is right on each test row, (problems, test), and whether it converged."""
+        """Whether each problem's probe is right on each test row, (problems, test), and has converged."""
         if not len(train):
             return np.zeros((len(codes), len(test)), bool), np.zeros(len(codes), bool)
         X = self.features[torch.from_numpy(train)]
@@ -98,8 +100,7 @@ def _scores(correct: dict[str, NDArray[np.bool_]]) -> Record:
     scores: Record = {}
     for kind, prefix in (("real", ""), ("control", "control_"), ("shuffled", "shuffled_")):
         found = correct.get(kind)
-        empty = found is None or not len(found)
-        scores[f"{prefix}accuracy"] = float("nan") if empty else float(np.mean(found))
+        scores[f"{prefix}accuracy"] = float("nan") if found is None or not len(found) else found.mean()
         scores[f"{prefix}correct"] = found
     return scores
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from seamscope.activations import Store
-from seamscope.hooks import SpanError, StoreError, choose
-from seamscope.hooks._site import expand_sites
+from seamscope.hooks import StoreError
 from seamscope.probes._cell import Cell, Record
-from seamscope.probes._labels import Codes, Labels, grouped_folds, make_labels
+from seamscope.probes._labels import grouped_folds, make_labels
+from seamscope.probes._plan import Planned, plan_cells
 
 PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct")
 _COLUMNS = (
@@ -27,7 +24,7 @@ _COLUMNS = (
     *("n_train", "n_test", "n_classes", "n_dropped", "starved", "converged"),
     *PER_ITEM,
 )
-_OWN = "{k}"  # in a span: the first number in the target's name
+_MOST_WORKERS = 8
 
 
 def probe_grid(
@@ -47,8 +44,8 @@ def probe_grid(
 ) -> pd.DataFrame:
     """Fit linear probes across a store and score them on items they were not fitted on.
 
-    Rows with the same `group` (an item and its counterfactual partner) are never on both sides of a split, and
-    a group is in the same fold in every condition. A class that only test items have counts as wrong.
+    Rows with the same `group` (an item and its counterfactual partner) are never on both sides of a split,
+    and a group is in the same fold in every condition. A class that only test items have counts as wrong.
 
     Args:
         store: an open store whose rows have a `group`.
@@ -67,31 +64,50 @@ def probe_grid(
         workers: threads; None: one per processor, at most 8.
 
     Returns:
-        One row per site, span, condition, target and fold: `accuracy`, `control_accuracy`, `shuffled_accuracy`
-        on the test rows; `chance`, the share of the commonest class in training; `n_train, n_test, n_classes`;
-        `n_dropped`, labelled rows of the condition without tokens; `starved`, fewer than five training rows per
-        class; `converged`, of all fits in the row. The columns `PER_ITEM` hold one array each: test rows as
-        positions in `store.rows(condition)`, their groups, and which were right. `summarise` pools the folds.
+        One row per site, span, condition, target and fold: `accuracy`, `control_accuracy` and
+        `shuffled_accuracy` on the test rows; `chance`, the share of the commonest class in training;
+        `n_train, n_test, n_classes`; `n_dropped`, labelled rows of the condition without tokens; `starved`,
+        fewer than five training rows per class; `converged`, of all fits in the row. The columns `PER_ITEM`
+        hold one array each: test rows as positions in `store.rows(condition)`, their groups, and which were
+        right. `summarise` pools the folds.
 
     Raises:
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, or too few groups.
     """
-    chosen = _Chosen.of(store, conditions, sites, spans, [target] if isinstance(target, str) else list(target))
-    rows = {condition: store.rows(condition) for condition in chosen.conditions}
+    plan = plan_cells(store, targets=_listed(target), sites=sites, spans=spans, conditions=conditions)
+    rows = {cell.condition: store.rows(cell.condition) for cell in plan}
     groups = {condition: _groups(condition, table) for condition, table in rows.items()}
-    fold_of = grouped_folds([name for names in groups.values() for name in names], folds, seed)
+    fold_of = grouped_folds(np.concatenate(list(groups.values())).tolist(), folds, seed)
     labels = {
-        (c, t): make_labels(rows[c], t, control=control, shuffled=shuffled, seed=seed)
-        for c in chosen.conditions
-        for t in chosen.targets
+        (condition, name): make_labels(rows[condition], name, control=control, shuffled=shuffled, seed=seed)
+        for condition, name in dict.fromkeys((cell.condition, name) for cell in plan for name in cell.targets)
     }
 
-    def fit(cell: tuple[str, str, str]) -> list[Record]:
-        site, span, condition = cell
-        wanted = [labels[condition, t] for t in chosen.targets_at(span)]
-        acts = Cell.pooled(site, span, condition, store.read(site, span, condition), pool)
-        in_fold = np.array([fold_of[name] for name in groups[condition]], dtype=np.int64)
-        return acts.fit(wanted, in_fold, groups[condition], C)
+    def fit(cell: Planned) -> list[Record]:
+        acts = store.read(cell.site, cell.span, cell.condition)
+        pooled = Cell.pooled(cell.site, cell.span, cell.condition, acts, pool)
+        own = groups[cell.condition]
+        in_fold = np.array([fold_of[name] for name in own], dtype=np.int64)
+        return pooled.fit([labels[cell.condition, name] for name in cell.targets], in_fold, own, C)
 
-    records = _in_threads(fit, chosen.cells(store), workers)
+    records = _in_threads(fit, plan, workers)
     return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _groups(condition: str, rows: pd.DataFrame) -> NDArray[np.object_]:
+    if "group" not in rows or rows["group"].isna().any():
+        raise StoreError(f"every row under {condition!r} needs a 'group': partners that must share a fold")
+    return rows["group"].astype(str).to_numpy(dtype=object)
+
+
+def _in_threads(
+    fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int | None
+) -> list[Record]:
+    """Fit the cells side by side, each with one thread of torch: on small cells more of them cost time."""
+    count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [record for records in pool.map(fit, plan) for record in records]

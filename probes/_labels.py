@@ -43,7 +43,9 @@ def make_labels(rows: pd.DataFrame, target: str, *, control: bool, shuffled: boo
     """
     real = _codes(_column(rows, "var:", target))
     if real.max(initial=-1) < 1:
-        raise StoreError(f"target {target!r} has {real.max(initial=-1) + 1} classes; a probe needs at least 2")
+        raise StoreError(
+            f"target {target!r} has {real.max(initial=-1) + 1} classes; a probe needs at least 2"
+        )
     problems = {"real": real}
     if control:
         types = _codes(_column(rows, "type:", target))
@@ -56,8 +58,8 @@ def make_labels(rows: pd.DataFrame, target: str, *, control: bool, shuffled: boo
 def control_labels(real: Codes, types: Codes, rng: np.random.Generator) -> Codes:
     """One random label for each control type, drawn with the frequencies of the real labels.
 
-    Section 2 of Hewitt & Liang 2019 (1909.03368): nothing but memory of the types can predict such labels. Rows
-    without a label keep none; those without a type are their own type.
+    Section 2 of Hewitt & Liang 2019 (1909.03368): nothing but memory of the types can predict such labels.
+    Rows without a label keep none; those without a type are their own type.
     """
     pool = real[real >= 0]
     own_type = np.where(types >= 0, types, types.max(initial=-1) + 1 + np.arange(len(types)))

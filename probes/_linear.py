@@ -20,8 +20,8 @@ from seamscope.probes._solver import fit_logistic
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Standardised L2 logistic regression: what can be read off a representation linearly.
 
-    The objective is that of `make_pipeline(StandardScaler(), LogisticRegression(C=C))`, multinomial with three
-    or more classes, binary with two. `probe_grid` fits the same probe in many cells at once.
+    The objective is that of `make_pipeline(StandardScaler(), LogisticRegression(C=C))`: multinomial with three
+    classes or more, binary with two. `probe_grid` fits the same probe in many cells at once.
 
     Parameters:
         C: inverse strength of the penalty.
@@ -36,7 +36,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         n_iter_: iterations.
     """
 
-    def __init__(self, C: float = 1.0, *, rtol: float = 1e-4, max_iter: int = 300) -> None:
+    def __init__(self, C: float = 1.0, *, rtol: float = 1e-4, max_iter: int = 500) -> None:
         self.C = C
         self.rtol = rtol
         self.max_iter = max_iter

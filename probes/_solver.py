@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+_MEMORY = 5  # pairs of steps and gradient changes that L-BFGS keeps
 _ARMIJO = 1e-4  # share of the promised decrease that a step must give
 _HALVINGS = 30  # before a line search gives up
 _FLAT = 1e-13  # relative change of the objective that float64 cannot tell from none
@@ -44,10 +44,10 @@ class LogisticFit:
     def predict(self, X: Tensor) -> Tensor:
         """Class of each row under each problem: (n, d) -> (problems, n), int64."""
         logits = X.to(self.coef) @ self.coef.flatten(0, 1).T + self.intercept.flatten()
-        return logits.unflatten(1, self.intercept.shape).argmax(-1).T
+        return logits.view(-1, *self.intercept.shape).argmax(-1).T
 
 
-def fit_logistic(X: Tensor, Y: Tensor, C: float, *, rtol: float = 1e-4, max_iter: int = 300) -> LogisticFit:
+def fit_logistic(X: Tensor, Y: Tensor, C: float, *, rtol: float = 1e-4, max_iter: int = 500) -> LogisticFit:
     """Minimise scikit-learn's `C * sum(log loss) + |coef|^2 / 2` (free intercept) for every row of labels.
 
     Args:
@@ -104,7 +104,7 @@ class _Problems:
         return cls(Z, labels, onehot, trained * cost[:, None], absent, cost)
 
     def logits(self, W: Tensor) -> Tensor:
-        return (self.Z @ W.flatten(1)).unflatten(1, W.shape[1:])
+        return (self.Z @ W.flatten(1)).view(-1, *W.shape[1:])
 
     def value(self, W: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Objective (problems,) and class probabilities (n, problems, classes)."""
@@ -118,7 +118,7 @@ class _Problems:
 
     def gradient(self, W: Tensor, p: Tensor) -> Tensor:
         residual = (p - self.onehot).mul_(self.weight)
-        grad = (self.Z.T @ residual.flatten(1)).unflatten(1, W.shape[1:])
+        grad = (self.Z.T @ residual.flatten(1)).view(W.shape)
         grad[:-1] += W[:-1]
         return grad
 

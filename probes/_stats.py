@@ -20,8 +20,8 @@ def bootstrap_interval(
     """Percentile interval of the mean when whole groups are resampled (cluster bootstrap).
 
     Items of one group, such as an item and its counterfactual partner, are not independent; resampling them
-    one by one gives intervals that are too narrow (Davison & Hinkley 1997, section 3.8). Means of equal values
-    give an interval of no width: with few groups, an accuracy of 1 is less certain than that looks.
+    one by one gives intervals that are too narrow (Davison & Hinkley 1997, section 3.8). Values that are all
+    equal give an interval of no width: with few groups, an accuracy of 1 is less certain than that looks.
 
     Args:
         values: one number per item, (items,).
@@ -36,7 +36,9 @@ def bootstrap_interval(
     array = np.asarray(values, dtype=np.float64)
     labels = np.arange(len(array)) if groups is None else np.asarray(groups)
     if array.shape != labels.shape or array.ndim != 1:
-        raise ValueError(f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}")
+        raise ValueError(
+            f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}"
+        )
     code = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(code)
     if len(sizes) < 2:
@@ -50,7 +52,7 @@ def bootstrap_interval(
 def paired_bootstrap_interval(
     first: ArrayLike, second: ArrayLike, groups: ArrayLike | None = None, **options: Any
 ) -> tuple[float, float]:
-    """Interval of the mean of `first - second`, measured on the same items; options as `bootstrap_interval`."""
+    """Interval of the mean of `first - second` on the same items; options as `bootstrap_interval`."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return bootstrap_interval(difference, groups, **options)
 

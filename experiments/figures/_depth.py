@@ -14,7 +14,7 @@ from ._style import FAINT, SMALL, text_width, width_in_points
 
 STACKS: Final = {"vision": ("vision tower", "tower"), "lm": ("language decoder", "decoder")}
 WHOLE: Final = {"projector.out": "proj.", "lm.embed": "emb.", "lm.final_norm": "norm", "lm.logits": "logits"}
-APART: Final = 9.0  # points between the centres of neighbouring tick labels, at least
+APART: Final = 11.0  # points between the centres of neighbouring tick labels, at least
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Depth:
     def ticks(self, points: float) -> list[tuple[int, str]]:
         """(index, label) of the ticks that fit on an axis that many points long."""
         slot = points / len(self)
-        whole = {k: WHOLE.get(str(site), site.kind) for k, site in enumerate(self.sites) if site.layer is None}
+        outside = [k for k, site in enumerate(self.sites) if site.layer is None]
+        whole = {k: WHOLE.get(str(self.sites[k]), self.sites[k].kind) for k in outside}
         step = next((n for n in (1, 2, 4, 5, 8, 10, 16, 20) if n * slot >= APART), 32)
         chosen = dict(whole)
         for k, site in enumerate(self.sites):
@@ -68,13 +69,16 @@ class Depth:
         return sorted(chosen.items())
 
 
-def dress(ax: Axes, depth: Depth, *, lines: bool = True) -> None:
-    """Give the axes the depth axis: ticks, stack names above, a line between stacks."""
+def dress(ax: Axes, depth: Depth, *, lines: bool = True, room: float = 1.0) -> None:
+    """Give the axes the depth axis: ticks, stack names above, a line between stacks.
+
+    `room`: share of the axes' present width that other artists, such as a colour bar, will leave them.
+    """
     ax.set_xlim(-0.6, len(depth) - 0.4)
-    ticks = depth.ticks(width_in_points(ax))
+    ticks = depth.ticks(room * width_in_points(ax))
     ax.set_xticks([k for k, _ in ticks], [name for _, name in ticks])
-    for (_, name), label in zip(ticks, ax.get_xticklabels(), strict=True):
-        label.set_rotation(0 if name.isdigit() else 90)
+    for (_, name), tick in zip(ticks, ax.xaxis.get_major_ticks(), strict=True):
+        tick.label1.set_rotation(0 if name.isdigit() else 90)
     for left, right in zip(depth.sites, depth.sites[1:], strict=False):
         if lines and left.stack != right.stack:
             ax.axvline(depth.x(str(right)) - 0.5, color=FAINT, linewidth=0.6, zorder=0.5)

@@ -6,12 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ._style import COLOURS, DASHES, INK, NAMES, SMALL, axes_for, legend_above, styled, text_width
-from ._style import tint, width_in_points
+from ._style import (
+    COLOURS,
+    DASHES,
+    INK,
+    NAMES,
+    SMALL,
+    axes_for,
+    legend_above,
+    styled,
+    text_width,
+    tint,
+    width_in_points,
+)
 from ._tables import distinct, keep, need
 
 COLUMNS: Final = ("task", "subset", "condition", "n", "estimate", "low", "high")
@@ -32,7 +44,8 @@ def gap_bars(
 
     Bars are all items; open circles are the items whose two steps both pass alone. `gap` is the table of
     `composition_gap`. `conditions`: default, those of the four that the table has; `direct` and `cascaded`
-    must be there. `chance`: accuracy by guessing, by task, drawn dotted. Raises `RunError` for what is missing.
+    must be there. `chance`: accuracy by guessing, by task, drawn dotted. Raises `RunError` for what is
+    missing.
     """
     table = need(gap, "gap", COLUMNS)
     keep(table, "gap", "condition", ("direct", "cascaded", "gap"))
@@ -44,9 +57,13 @@ def gap_bars(
     for place, task in enumerate(tasks):
         _draw_task(ax, table[table.task == task], place, shown, room=width_in_points(ax) / len(tasks))
         if chance and task in chance:
-            ax.hlines(chance[task], place - 0.5, place + 0.5, colors=COLOURS["chance"], linestyles=":", lw=0.8)
+            _level(ax, chance[task], place)
     _finish(ax, tasks, shown, chance=bool(chance), passing=PASSING in set(table.subset))
     return ax
+
+
+def _level(ax: Axes, chance: float, place: int) -> None:
+    ax.hlines(chance, place - 0.5, place + 0.5, colors=COLOURS["chance"], linestyles=DASHES["chance"], lw=0.8)
 
 
 def _draw_task(ax: Axes, table: pd.DataFrame, place: int, shown: list[str], *, room: float) -> None:
@@ -82,7 +99,13 @@ def _bracket(ax: Axes, table: pd.DataFrame, spots: Mapping[str, float], *, level
     ax.plot([left, left, right, right], [level, level + 0.02, level + 0.02, level], color=INK, lw=0.7)
     where = sum(spots.values()) / len(spots) if lines is full else (left + right) / 2
     ax.text(
-        where, level + 0.035, "\n".join(["gap", *lines]), ha="center", va="bottom", size=SMALL, linespacing=1.15
+        where,
+        level + 0.035,
+        "\n".join(["gap", *lines]),
+        ha="center",
+        va="bottom",
+        size=SMALL,
+        linespacing=1.15,
     )
 
 
@@ -95,19 +118,21 @@ def _interval(row: pd.Series) -> str:
 
 
 def _finish(ax: Axes, tasks: list[str], shown: list[str], *, chance: bool, passing: bool) -> None:
-    ax.set_xticks(range(len(tasks)), [task.replace("_", "\n", 1) for task in tasks])
-    ax.set_xlim(-0.55, len(tasks) - 0.45)
+    ax.set_xticks(range(len(tasks)), [task.replace(".", "\n", 1).replace("_", "\n", 1) for task in tasks])
+    ax.set_xlim(-0.55 - (len(tasks) == 1) * 0.3, len(tasks) - 0.45 + (len(tasks) == 1) * 0.3)
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(0, 1.32)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.spines["left"].set_bounds(0, 1)
     ax.set_ylabel("accuracy (share of items)")
-    handles: list[object] = [Patch(color=tint(COLOURS[name], 0.72), label=NAMES[name]) for name in shown]
-    handles.append(Patch(color="#bbbbbb", label="■ all items"))
+    handles: list[Artist] = [Patch(color=tint(COLOURS[name], 0.72), label=NAMES[name]) for name in shown]
+    handles.append(Patch(color="#bbbbbb", label="all items (■)"))
     if passing:
         handles.append(
-            Line2D([], [], color=INK, lw=0.7, marker="o", mfc="white", mew=0.7, label="both steps pass alone")
+            Line2D([], [], color=INK, lw=0.7, marker="o", mfc="white", mew=0.7, label="both steps pass (○)")
         )
     if chance:
-        handles.append(Line2D([], [], color=COLOURS["chance"], linestyle=DASHES["chance"], lw=0.8, label="chance"))
+        handles.append(
+            Line2D([], [], color=COLOURS["chance"], linestyle=DASHES["chance"], lw=0.8, label="chance")
+        )
     legend_above(ax, handles, columns=3)

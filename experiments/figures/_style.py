@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar, cast
 
 import matplotlib
+from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -29,12 +31,13 @@ COLOURS: Final = {
     "untrained": "#777777",
 }
 DASHES: Final = {"chance": ":", "control": "-", "shuffled": (0, (4, 1.5)), "untrained": (0, (6, 1.5, 1, 1.5))}
-# Places: the orange family is the image's side, the sky-blue family the reading side, black is both.
+# Places: the orange family is the image's side, the blue family and grey the reading side, black is both.
 SPANS: Final = {
     "objects": ("#E69F00", "o"),
     "image": ("#8C5A00", "s"),
     "question": ("#56B4E9", "^"),
     "last": ("#1B6FA3", "v"),
+    "answer": ("#9A9A9A", "x"),
     "reading": ("#0B3C5D", "D"),
     "objects+reading": ("#000000", "P"),
 }
@@ -51,7 +54,8 @@ NAMES: Final = {
     "image": "all image tokens",
     "question": "question tokens",
     "last": "last position",
-    "reading": "question + last",
+    "answer": "answer tokens",
+    "reading": "reading positions",
     "objects+reading": "objects + reading",
 }
 RC: Final = {
@@ -65,7 +69,7 @@ RC: Final = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=list(COLOURS.values())),
+    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
     "text.color": INK,
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
@@ -122,14 +126,24 @@ def axes_for(ax: Axes | None, *, height: float) -> Axes:
     return ax
 
 
+def root(ax: Axes) -> Figure:
+    """The figure that the axes stand in."""
+    return cast(Figure, ax.get_figure(root=True))
+
+
 def width_in_points(ax: Axes) -> float:
     """Width of the axes in points, before the layout has settled."""
-    return float(ax.get_position().width * ax.get_figure(root=True).get_figwidth() * 72)
+    return float(ax.get_position().width * root(ax).get_figwidth() * 72)
 
 
 def text_width(text: str, *, size: float = SMALL) -> float:
     """Width of a text in points, near enough to decide whether it fits."""
     return 0.62 * size * max(map(len, text.splitlines() or [""]))
+
+
+def marker_size(points: int) -> float:
+    """Size of the markers of a line with so many points."""
+    return 3.0 if points <= 16 else 1.8
 
 
 def tint(colour: str, strength: float) -> tuple[float, float, float]:
@@ -143,9 +157,9 @@ def ramp(colour: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list(f"to {colour}", ["#ffffff", colour])
 
 
-def legend_above(ax: Axes, handles: list[object], *, columns: int, lift: float = 0.0) -> None:
+def legend_above(ax: Axes, handles: Sequence[Artist], *, columns: int, lift: float = 0.0) -> None:
     """A legend over the axes, `lift` points above their upper edge."""
-    height = ax.get_position().height * ax.get_figure(root=True).get_figheight() * 72
+    height = ax.get_position().height * root(ax).get_figheight() * 72
     ax.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1 + lift / height), ncol=columns
+        handles=list(handles), loc="lower center", bbox_to_anchor=(0.5, 1 + lift / height), ncol=columns
     ).set_in_layout(True)

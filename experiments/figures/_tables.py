@@ -37,7 +37,7 @@ def distinct(table: pd.DataFrame, column: str) -> list[str]:
 
 
 def span_family(span: str) -> str:
-    """The place that a span belongs to, the same in both runs: `image.object.2` and `intermediate.2` are objects."""
+    """The place of a span, the same in both runs: `image.object.2` and `intermediate.2` are `objects`."""
     if re.fullmatch(r"(image\.object|intermediate)\.\d+", span):
         return "objects"
     return "image" if span == "intermediate" else span
@@ -61,25 +61,32 @@ _MEANS = ("accuracy", "low", "high", "chance", "control_accuracy", "shuffled_acc
 def probe_lines(probes: pd.DataFrame, *, span: str, target: str | None) -> pd.DataFrame:
     """Mean over the targets of one family at one place: one row per (site, condition).
 
-    An object's own target is read at its own span (`card.1.rank` at `image.object.1`). The bounds are the means
-    of the targets' bounds, which is no narrower than an interval of the mean. Columns: `site, condition,
-    accuracy, low, high, chance`, the controls that the table has, and `targets` (how many were averaged).
+    An object's own target is read at its own span (`card.1.rank` at `image.object.1`). The bounds are the
+    means of the targets' bounds, which is no narrower than an interval of the mean. Columns: `site,
+    condition, accuracy, low, high, chance`, the controls that the table has, and `targets` (how many were
+    averaged). Raises `RunError` where some targets are missing at some sites only.
     """
     rows = need(probes, "probes", PROBE_COLUMNS)
     rows = rows.assign(place=rows.span.map(span_family), family=rows.target.map(target_family))
     rows = keep(rows, "probes", "place", span_family(span))
-    rows = rows[[_belong(s, t) for s, t in zip(rows.span, rows.target, strict=True)]]
-    rows = _one_target(rows, target)
+    rows = _one_target(own_rows(rows), target)
     held = [name for name in _MEANS if name in rows.columns]
     grouped = rows.groupby(["site", "condition"], sort=False)
     lines = grouped[held].mean().assign(targets=grouped.target.nunique())
-    if lines.targets.nunique() > 1:
-        site, condition = lines.targets.idxmin()
+    lines = lines.reset_index()
+    few = lines[lines.targets < lines.targets.max()]
+    if not few.empty:
         raise RunError(
-            f"the probes table lacks a target at {site} ({condition}, {span}): {lines.targets.min()} of "
-            f"{lines.targets.max()} are there, and means over different targets cannot be compared"
+            f"the probes table lacks a target at {few.site.iloc[0]} ({few.condition.iloc[0]}, {span}): "
+            f"{few.targets.iloc[0]} of {lines.targets.max()} are there, and means over different targets "
+            "cannot be compared"
         )
-    return lines.reset_index()
+    return lines
+
+
+def own_rows(probes: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows in which one object's target is read at another object's span."""
+    return probes[[_belong(s, t) for s, t in zip(probes.span, probes.target, strict=True)]]
 
 
 def _belong(span: str, target: str) -> bool:
@@ -95,6 +102,11 @@ def _one_target(rows: pd.DataFrame, target: str | None) -> pd.DataFrame:
     if target is None or target in families:
         return rows[rows.family == (target or families[0])]
     return keep(rows, "probes", "target", target)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def finite(values: Iterable[Any]) -> list[float]:

@@ -1,13 +1,8 @@
-"""Train the organism from scratch: `python -m seamscope.experiments.organism.train --out FOLDER`.
-
-Two stages with fixed seeds. *natural*: transcription and text reasoning, composition rare. *composing*: the
-natural weights, trained on with composition common.
-"""
+"""The stages in which the organism learns to speak: what is trained on what, for how long."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,10 +26,21 @@ class Stage:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What comes before: the pools of pictures, and the tower's own training."""
+
+    pool: int = 12_000
+    pool_seed: int = 7
+    seed: int = 1
+    steps: int = 2_500
+
+
+SIGHT: Final = Sight()
 STAGES: Final = (
     Stage(
         name="natural",
-        steps=6000,
+        steps=4500,
         shares={"perceive": 0.90, "cot": 0.08, "direct": 0.02},
         pictured=56,
         textual=40,
@@ -43,7 +49,7 @@ STAGES: Final = (
     ),
     Stage(
         name="composing",
-        steps=5000,
+        steps=4000,
         shares={"perceive": 0.25, "cot": 0.10, "direct": 0.65},
         pictured=64,
         textual=24,
@@ -53,19 +59,19 @@ STAGES: Final = (
 )
 
 
-def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, log: Path) -> list[dict[str, float]]:
-    """Train in place; returns and writes the loss curve (nats per target token)."""
+def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, steps: int) -> list[dict[str, float]]:
+    """Train in place; returns the loss curve (nats per target token)."""
     torch.manual_seed(stage.seed)
     lessons = Lessons(pools, build_processor(), seed=stage.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, stage.rate, total_steps=stage.steps, pct_start=0.1, div_factor=10
+        optimiser, stage.rate, total_steps=steps, pct_start=0.1, div_factor=10
     )
     model.train()
     model.set_attn_implementation("eager")  # the fused kernel's backward pass is the slower one on a CPU
     curve: list[dict[str, float]] = []
     seen: dict[str, float] = {}
-    for step in (bar := tqdm(range(1, stage.steps + 1), desc=stage.name, unit="step")):
+    for step in (bar := tqdm(range(1, steps + 1), desc=stage.name, unit="step")):
         batches = {
             "pictured": lessons.pictured(stage.pictured, shares=stage.shares),
             "textual": lessons.textual(stage.textual),
@@ -81,7 +87,6 @@ def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, log: Path) 
         if step % 50 == 0:
             curve.append({"step": float(step), **seen})
             bar.set_postfix(seen)
-            log.write_text(json.dumps({"stage": asdict(stage), "curve": curve}))
     return curve
 
 

@@ -1,12 +1,16 @@
 """Tasks: items with an image, an intermediate, an answer, and a counterfactual partner."""
 
-from ._cards import RANKS, SUITS, CardsSort, CardsSum
+from ._card_words import RANKS
+from ._cards import SUITS, CardsSort, CardsSum
 from ._counting import COLOURS, SHAPES, Counting
+from ._generated import GeneratedTask, held_out
 from ._item import CONDITIONS, Intermediate, Item, Wording
+from ._jsonl import JsonlTask
 from ._registry import DATA_SETS, get
 from ._rendered_text import GAINS, LOSSES, NAMES, RenderedText
+from ._sheet import contact_sheet
 from ._style import FONTS, HANDWRITTEN, PROFILES, RENDERINGS, Look
-from ._task import Task, held_out
+from ._task import Part, Task
 
 __all__ = [
     "COLOURS",
@@ -25,12 +29,16 @@ __all__ = [
     "CardsSort",
     "CardsSum",
     "Counting",
+    "GeneratedTask",
     "Intermediate",
     "Item",
+    "JsonlTask",
     "Look",
+    "Part",
     "RenderedText",
     "Task",
     "Wording",
+    "contact_sheet",
     "get",
     "held_out",
 ]

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
-from PIL.Image import Image
 
-from seamscope.hooks import Box
-
+from ._canvas import FINE, Canvas, Ink
+from ._generated import GeneratedTask
 from ._item import Intermediate, Wording
-from ._style import Canvas, Profile, Style
-from ._task import Task
+from ._numbers import last_number
+from ._style import Profile
+from ._task import Part
 
-COLOURS: Final = {"red": (205, 40, 45), "blue": (40, 85, 200), "green": (30, 150, 70), "yellow": (235, 185, 20)}
+COLOURS: Final = {
+    "red": (205, 40, 45),
+    "blue": (40, 85, 200),
+    "green": (30, 150, 70),
+    "yellow": (235, 185, 20),
+}
 SHAPES: Final = ("circle", "square", "triangle")
-WORDS: Final = dict(
-    zip("zero one two three four five six seven eight nine ten".split(), map(str, range(11)), strict=True)
-)
 GRID: Final = 3
+KIND: Final = re.compile(
+    rf"\b({'|'.join(COLOURS)})[\s*_-]+({'|'.join(SHAPES)})(?P<plural>e?s)?\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects (colour, shape) in reading order with their cells on the grid, and the kind that is asked for."""
+    """Objects (colour, shape) in reading order, their cells on the grid, and the kind that is asked for."""
 
     objects: tuple[tuple[str, str], ...]
     cells: tuple[int, ...]
@@ -37,26 +43,27 @@ class Scene:
         return self.objects.count(self.kind)
 
 
-class Counting(Task[Scene]):
+class Counting(GeneratedTask[Scene]):
     """Objects in a picture, and counting them (task 2 of the paper)."""
 
     name = "counting"
     summary = "coloured shapes with distractors; recognise the objects, then count one kind"
     layouts = ("grid", "loose")
-    budget = {"small": 20, "full": 128}
-    wording = {
+    budget: ClassVar[Mapping[str, int]] = {"small": 20, "full": 128}
+    wording: ClassVar[Mapping[str, Wording]] = {
         "small": Wording(perceive="list shapes", cot="first list shapes then {question}"),
         "full": Wording(
             perceive="List every shape in the image in reading order, each as 'colour shape', "
             "separated by commas. Reply with the list only.",
             reason="An image shows these shapes: {intermediate}.\n\n{question}",
-            cot="First list every shape in the image, then answer. {question} End with 'Answer:' and the number.",
-            answer_marker="Answer",
+            cot="First list every shape in the image, then answer. {question} "
+            "End with 'Answer:' and the number.",
+            answer_marker="Answer:",
         ),
     }
 
     def sample(self, rng: np.random.Generator, profile: Profile) -> Scene:
-        """Two to six objects; the asked kind nought to four times, distractors often share its colour or shape."""
+        """Two to six objects: the asked kind nought to four times, and others, often like it in one way."""
         total = int(rng.integers(2, 7))
         kind = self._kind(rng)
         count = int(rng.integers(0, min(total, 4) + 1))
@@ -85,19 +92,20 @@ class Counting(Task[Scene]):
         objects[k] = self._distractor(scene.kind, rng) if was_kind else scene.kind
         return Scene(tuple(objects), scene.cells, scene.kind)
 
-    def paint(self, scene: Scene, style: Style) -> tuple[Image, tuple[Box, ...]]:
-        """Shapes in the cells of a three by three grid, by hand a little uneven."""
-        canvas = Canvas(style)
+    def paint(self, scene: Scene, canvas: Canvas) -> None:
+        """Shapes in the cells of a three by three grid, a little uneven."""
+        style = canvas.style
         cell = style.profile.canvas / GRID
         radius = (7 + 2.5 * style.size) * style.profile.unit
         reach = 1.0 if style.layout == "grid" else 1.5
-        boxes = []
+        draw = _shape if style.profile.name == "small" else _fine_shape
         for (colour, shape), place in zip(scene.objects, scene.cells, strict=True):
+            canvas.begin()
             dx, dy = (reach * d for d in style.shake(canvas.rng))
-            centre = ((place % GRID + 0.5) * cell + dx / 2, (place // GRID + 0.5) * cell + dy / 2)
+            x, y = (place % GRID + 0.5) * cell + dx / 2, (place // GRID + 0.5) * cell + dy / 2
             grow = radius * float(canvas.rng.uniform(0.9, 1.1))
-            boxes.append(_shape(canvas, shape, centre, grow, COLOURS[colour]))
-        return canvas.image, tuple(boxes)
+            draw(canvas, shape, (x, y), grow, COLOURS[colour])
+            canvas.bound(x - grow, y - grow, x + grow, y + grow)
 
     def describe(self, scene: Scene, profile: Profile) -> Intermediate:
         """The objects in reading order."""
@@ -123,28 +131,55 @@ class Counting(Task[Scene]):
             labels |= {f"object.{k}.colour": (colour, kind), f"object.{k}.shape": (shape, kind)}
         return {**labels, "count": (str(scene.count), f"{scene.count} of {len(scene.objects)}")}
 
-    def read_intermediate(self, text: str) -> tuple[str, ...] | None:
-        """Every "colour shape", in order; plurals and any separators are accepted."""
-        found = re.findall(rf"({'|'.join(COLOURS)})\s+({'|'.join(SHAPES)})s?\b", text.lower())
-        return tuple(f"{colour} {shape}" for colour, shape in found) or None
+    def find(self, text: str) -> tuple[Part, ...] | None:
+        """Every "colour shape", in order, with anything between them; a plural cannot be read as a list."""
+        found = list(KIND.finditer(text))
+        if any(match["plural"] for match in found):
+            return None
+        return tuple(Part(f"{m[1]} {m[2]}".lower(), m.start(), m.end()) for m in found) or None
 
     def read_answer(self, text: str) -> str | None:
-        """The last number, in digits or as a word."""
-        found = re.findall(rf"\d+|\b(?:{'|'.join(WORDS)})\b", text.lower())
-        return WORDS.get(found[-1], str(int(found[-1])) if found[-1].isdigit() else None) if found else None
+        """The last number, in digits or as words; "none" and "no" where there is no other."""
+        return last_number(text, nought=True)
 
 
-def _shape(
-    canvas: Canvas, shape: str, centre: tuple[float, float], radius: float, ink: tuple[int, int, int]
-) -> Box:
+def _shape(canvas: Canvas, shape: str, centre: tuple[float, float], radius: float, ink: Ink) -> None:
     (x, y), r = centre, radius
-    bounds = (x - r, y - r, x + r, y + r)
     if shape == "circle":
-        canvas.draw.ellipse(bounds, fill=ink)
+        canvas.draw.ellipse((x - r, y - r, x + r, y + r), fill=ink)
     elif shape == "square":
         r = 0.9 * r
-        bounds = (x - r, y - r, x + r, y + r)
-        canvas.draw.rectangle(bounds, fill=ink)
+        canvas.draw.rectangle((x - r, y - r, x + r, y + r), fill=ink)
     else:
         canvas.draw.polygon([(x, y - r), (x - r, y + 0.85 * r), (x + r, y + 0.85 * r)], fill=ink)
-    return Box(left=bounds[0], top=bounds[1], right=bounds[2], bottom=bounds[3])
+
+
+def _fine_shape(canvas: Canvas, shape: str, centre: tuple[float, float], radius: float, ink: Ink) -> None:
+    """The same shapes with smooth edges, rounded corners and a darker rim."""
+    left, top = (int(c - radius) for c in centre)
+    side = int(2 * radius)
+    tile = canvas.tile(side, side)
+    rim: Ink = (ink[0] * 3 // 4, ink[1] * 3 // 4, ink[2] * 3 // 4)
+    middle, r, edge = FINE * side / 2, FINE * side / 2 - 1, 0.05 * FINE * side
+    for colour, inset in ((rim, 0.0), (ink, edge)):
+        _soft(tile, shape, middle, r, inset, colour)
+    canvas.put(tile, (left, top))
+
+
+def _soft(tile: Canvas, shape: str, middle: float, r: float, inset: float, ink: Ink) -> None:
+    """A shape around (middle, middle), drawn `inset` pixels inside its outline."""
+    low, high = middle - r + inset, middle + r - inset
+    if shape == "circle":
+        tile.draw.ellipse((low, low, high, high), fill=ink)
+    elif shape == "square":
+        less = 0.1 * r
+        tile.draw.rounded_rectangle(
+            (low + less, low + less, high - less, high - less), radius=0.08 * r, fill=ink
+        )
+    else:
+        corners = (
+            (middle, low + 1.2 * inset),
+            (low + 0.7 * inset, high - 0.15 * r),
+            (high - 0.7 * inset, high - 0.15 * r),
+        )
+        tile.draw.polygon(corners, fill=ink)

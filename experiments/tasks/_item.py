@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,24 +15,38 @@ CONDITIONS: Final = ("direct", "cascaded", "oracle", "cot")
 
 @dataclass(frozen=True, kw_only=True)
 class Intermediate:
-    """What the visual skill must hand over: one text per object, and the text that joins them."""
+    """What the visual skill hands over: one text per object, and the text around them.
+
+    Parts are joined by `separator`; where a model said something else between them, `around` holds what it
+    said before, between and after the parts (one text more than there are parts).
+    """
 
     parts: tuple[str, ...]
     separator: str = " "
+    around: tuple[str, ...] | None = None
+
+    @classmethod
+    def cut(cls, text: str, at: Sequence[tuple[int, int]], *, separator: str) -> Intermediate:
+        """Cut a text at the (start, stop) of its parts, in order; not a character of it is lost."""
+        edges = [0, *(edge for piece in at for edge in piece), len(text)]
+        around = tuple(text[edges[k] : edges[k + 1]] for k in range(0, len(edges), 2))
+        plain = bool(at) and around == ("", *[separator] * (len(at) - 1), "")
+        parts = tuple(text[start:stop] for start, stop in at)
+        return cls(parts=parts, separator=separator, around=None if plain else around)
 
     @property
     def text(self) -> str:
-        """The parts joined, as call 1 of a cascade should say them."""
-        return self.separator.join(self.parts)
+        """The whole, as call 1 of a cascade says it."""
+        return "".join(segment.text for segment in self.segments())
 
     def segments(self) -> tuple[Segment, ...]:
         """The text as prompt segments: part k is the span `intermediate.k`, the whole is `intermediate`."""
-        pieces: list[Segment] = []
+        around = self.around or ("", *[self.separator] * (len(self.parts) - 1), "")
+        pieces = [Segment(around[0], ("intermediate",))]
         for k, part in enumerate(self.parts):
-            if k:
-                pieces.append(Segment(self.separator, ("intermediate",)))
             pieces.append(Segment(part, ("intermediate", f"intermediate.{k}")))
-        return tuple(pieces)
+            pieces.append(Segment(around[k + 1], ("intermediate",)))
+        return tuple(piece for piece in pieces if piece.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +78,8 @@ class Wording:
 class Item:
     """One example.
 
-    `variables` are what probes predict (name to label); `types` give, for each variable, the finer identity to
-    which a control task assigns random labels (Hewitt & Liang, 1909.03368). An item and its counterfactual
+    `variables` are what probes predict (name to label); `types` give, for each variable, the finer identity
+    to which a control task assigns random labels (Hewitt & Liang, 1909.03368). An item and its counterfactual
     partner share their `group`, so that no split separates them. `said` is what call 1 of a cascade said.
     """
 
@@ -84,14 +98,15 @@ class Item:
     source: Any = field(default=None, repr=False, compare=False)
 
     def prompt(self, condition: str) -> Prompt:
-        """The user turn of a condition, or of `perceive` (call 1 of the cascade); `cascaded` is its call 2."""
+        """The user turn of a condition, or of `perceive`: call 1 of the cascade. `cascaded` is its call 2."""
         picture = (Picture(image=self.image, boxes=self.boxes),)
         words = self.wording
         if condition == "perceive":
             return Prompt(segments=(Segment(words.perceive, ("question",)),), pictures=picture)
         if condition in ("direct", "cot"):
             template = words.direct if condition == "direct" else words.cot
-            return Prompt(segments=words.fill(template, intermediate=(), question=self.question), pictures=picture)
+            segments = words.fill(template, intermediate=(), question=self.question)
+            return Prompt(segments=segments, pictures=picture)
         if condition in ("oracle", "cascaded"):
             handed = self.intermediate if condition == "oracle" else self._handed_over()
             return Prompt(
@@ -105,7 +120,9 @@ class Item:
             return self.intermediate.text
         if condition == "cot":
             return f"{self.intermediate.text} {self.wording.answer_marker} {self.answer}"
-        return self.answer
+        if condition in CONDITIONS:
+            return self.answer
+        raise TaskError(f"unknown condition {condition!r}; one of: perceive, {', '.join(CONDITIONS)}")
 
     def saying(self, said: Intermediate) -> Item:
         """A copy that remembers what call 1 said, so that call 2 can be put."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
-from PIL.Image import Image
 
-from seamscope.hooks import Box
-
+from ._canvas import Canvas
+from ._generated import GeneratedTask
 from ._item import Intermediate, Wording
-from ._style import Canvas, Profile, Style
-from ._task import Task
+from ._numbers import last_number
+from ._style import HANDWRITTEN, Profile
+from ._task import Part
 
 NAMES: Final = ("ann", "ben", "eva", "tom")
 GAINS: Final = ("gets", "finds")
 LOSSES: Final = ("loses", "gives")
+SIGNS: Final = {"plus": "+", "minus": "-", "−": "-", "–": "-"}
+# a bullet or a number before a line of words, a word, an amount, a sign
+TOKEN: Final = re.compile(
+    r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]+(?=[a-z])|(?P<word>[a-z]+|[+\-−–])|(?P<amount>\d+)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,21 @@ class Problem:
         return ((first, self.start), *self.steps)
 
 
-class RenderedText(Task[Problem]):
+class RenderedText(GeneratedTask[Problem]):
     """Text in a picture, and arithmetic over it (task 1 of the paper)."""
 
     name = "rendered_text"
     summary = "arithmetic and short word problems drawn as text; read, then calculate"
     layouts = ("lines", "centred", "stair")
-    budget = {"small": 20, "full": 96}
-    wording = {
+    budget: ClassVar[Mapping[str, int]] = {"small": 20, "full": 96}
+    wording: ClassVar[Mapping[str, Wording]] = {
         "small": Wording(perceive="read text", cot="first read text then {question}"),
         "full": Wording(
             perceive="Transcribe the text in the image, exactly as it is written. Reply with the text only.",
             reason="{intermediate}\n\n{question}",
             cot="First transcribe the text in the image, then answer. {question} "
             "End with 'Answer:' and the number.",
-            answer_marker="Answer",
+            answer_marker="Answer:",
         ),
     }
 
@@ -77,32 +84,31 @@ class RenderedText(Task[Problem]):
         return str(rng.choice(GAINS if gain else LOSSES))
 
     def vary(self, scene: Problem, rng: np.random.Generator) -> Problem:
-        """Another amount in one place."""
+        """Another amount in one place, of as many digits, so that the words around it stay where they are."""
         amounts = [scene.start, *(n for _, n in scene.steps)]
-        high = 10 if max(amounts) < 10 else 100
+        words = [word for word, _ in scene.steps]
         while True:
             changed = list(amounts)
-            changed[int(rng.integers(len(amounts)))] = int(rng.integers(high))
-            words = [word for word, _ in scene.steps]
+            k = int(rng.integers(len(amounts)))
+            changed[k] = int(rng.integers(10)) if amounts[k] < 10 else int(rng.integers(10, 100))
             varied = replace(scene, start=changed[0], steps=tuple(zip(words, changed[1:], strict=True)))
             if varied.result >= 0:
                 return varied
 
-    def paint(self, scene: Problem, style: Style) -> tuple[Image, tuple[Box, ...]]:
+    def paint(self, scene: Problem, canvas: Canvas) -> None:
         """A line for each amount."""
-        canvas, unit = Canvas(style), style.profile.unit
-        lines = [f"{words} {n}".strip().split() for words, n in scene.lines]
+        style, unit = canvas.style, canvas.style.profile.unit
+        lines = [part.split() for part in self.describe(scene, style.profile).parts]
         pixels, space = self._size(canvas, lines)
         step = (style.profile.canvas - 8 * unit) / len(lines)
-        boxes = []
         for k, words in enumerate(lines):
             long = sum(canvas.width(word, pixels=pixels) for word in words) + space * (len(words) - 1)
             free = max(style.profile.canvas - long - 6 * unit, 0)
             x = 3 * unit + free * {"lines": 0.1, "centred": 0.5, "stair": k / len(lines)}[style.layout]
             y = 4 * unit + k * step + (step - pixels) / 2
+            canvas.begin()
             dx, dy = style.shake(canvas.rng)
-            boxes.append(self._line((x + dx, y + dy), words, canvas=canvas, pixels=pixels, space=space))
-        return canvas.image, tuple(boxes)
+            self._line((x + dx, y + dy), words, canvas=canvas, pixels=pixels, space=space)
 
     @staticmethod
     def _size(canvas: Canvas, lines: list[list[str]]) -> tuple[int, float]:
@@ -119,23 +125,32 @@ class RenderedText(Task[Problem]):
     @staticmethod
     def _line(
         at: tuple[float, float], words: list[str], *, canvas: Canvas, pixels: int, space: float
-    ) -> Box:
+    ) -> None:
         x, y = at
         for word in words:
-            box = canvas.word((x, y), word, pixels=pixels)
+            canvas.word((x, y), word, pixels=pixels)
             x += canvas.width(word, pixels=pixels) + space
-        return Box(left=at[0], top=y, right=box.right, bottom=y + pixels)
+        over = 1 + 0.03 * pixels  # letters such as h and d are higher than capitals, and some overhang
+        above = 0.14 * pixels if canvas.style.font == HANDWRITTEN else over
+        canvas.bound(at[0] - over / 2, y - above, x - space + over / 2, y + pixels)
 
     def describe(self, scene: Problem, profile: Profile) -> Intermediate:
-        """The text, line by line."""
-        separator = " " if profile.name == "small" else "\n"
-        return Intermediate(
-            parts=tuple(f"{words} {n}".strip() for words, n in scene.lines), separator=separator
-        )
+        """The text, line by line; a sentence begins with a capital letter where the profile has them."""
+        parts = tuple(f"{words} {n}".strip() for words, n in scene.lines)
+        if profile.name == "small":
+            return Intermediate(parts=parts)
+        return Intermediate(parts=(parts[0].capitalize(), *parts[1:]), separator="\n")
 
     def question(self, scene: Problem, profile: Profile) -> str:
         """What is asked of the text."""
-        return "result ?" if profile.name == "small" else "What is the result? Reply with the number only."
+        if profile.name == "small":
+            return "result ?"
+        asked = (
+            "What is the result?"
+            if scene.teller is None
+            else f"How many does {scene.teller.capitalize()} have?"
+        )
+        return f"{asked} Reply with the number only."
 
     def solve(self, scene: Problem) -> str:
         """The result."""
@@ -146,19 +161,26 @@ class RenderedText(Task[Problem]):
         labels = {f"number.{k}": (str(n), f"{words} {n}") for k, (words, n) in enumerate(scene.lines)}
         return {**labels, "result": (str(scene.result), f"{scene.start} {scene.result}")}
 
-    def read_intermediate(self, text: str) -> tuple[str, ...] | None:
-        """Each amount with the words before it, lower case, single spaces."""
-        words = re.findall(r"[a-z]+|\d+|[+\-−]", text.lower().replace("−", "-"))
-        parts: list[str] = []
-        current: list[str] = []
-        for word in words:
-            current.append(word)
-            if word.isdigit():
-                parts.append(" ".join(current))
-                current = []
-        return tuple(parts) if parts and not current else None
+    def find(self, text: str) -> tuple[Part, ...] | None:
+        """Each amount with the words before it, lower case, single spaces.
+
+        Line breaks, commas, bullets, "plus" and "minus", and anything up to a colon are accepted; words after
+        the last amount are not.
+        """
+        parts: list[Part] = []
+        words: list[str] = []
+        start = None
+        for token in TOKEN.finditer(text, text.rfind(":") + 1):
+            if not token["word"] and not token["amount"]:
+                continue
+            start = token.start() if start is None else start
+            word = token[0].lower()
+            words.append(SIGNS.get(word, word))
+            if token["amount"]:
+                parts.append(Part(" ".join(words), start, token.end()))
+                words, start = [], None
+        return tuple(parts) if parts and not words else None
 
     def read_answer(self, text: str) -> str | None:
-        """The last whole number."""
-        numbers = re.findall(r"-?\d+", text.replace(",", ""))
-        return str(int(numbers[-1])) if numbers else None
+        """The last number, in digits or as words."""
+        return last_number(text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
-from seamscope.hooks import Box, TaskError
+from seamscope.hooks import TaskError, choose
 
 # All of these ship with matplotlib, so no picture depends on the fonts of a machine.
 FONTS: Final = {
@@ -25,6 +25,8 @@ HANDWRITTEN: Final = "handwritten"
 RENDERINGS: Final = (*FONTS, HANDWRITTEN)
 CAPITALS: Final = 0.74  # height of a capital letter in these fonts, of the font size
 PAPERS: Final = ((255, 255, 255), (245, 240, 225), (232, 240, 250))
+JITTER: Final = 2.0  # the most that leaves every object on the canvas, in units
+CRISP: Final = 32  # handwriting from this height in pixels on is drawn with sharp edges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +44,23 @@ class Profile:
 
 
 PROFILES: Final = {
-    "small": Profile(name="small", canvas=72, jitter=2.0),
-    "full": Profile(name="full", canvas=448, jitter=2.0),
+    "small": Profile(name="small", canvas=72, jitter=JITTER),
+    "full": Profile(name="full", canvas=448, jitter=JITTER),
 }
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name."""
-    if name not in PROFILES:
-        raise TaskError(f"unknown profile {name!r}; one of: {', '.join(PROFILES)}")
-    return PROFILES[name]
+    """The profile of that name; `TaskError` where there is none."""
+    return PROFILES[choose("profile", name, PROFILES, TaskError)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Which renderings, sizes, layouts and jitter a task may draw from; `None` means all that it has."""
+    """Which renderings, sizes, layouts and jitter a task may draw from; `None` means all that it has.
+
+    `size` is a range between a task's smallest (0) and largest (1) size, `jitter` the largest displacement in
+    seventy-seconds of the canvas (0 to 2).
+    """
 
     fonts: tuple[str, ...] = RENDERINGS
     size: tuple[float, float] = (0.0, 1.0)
@@ -65,10 +69,15 @@ class Look:
 
     def __post_init__(self) -> None:
         for name in self.fonts:
-            if name not in RENDERINGS:
-                raise TaskError(f"unknown font {name!r}; one of: {', '.join(RENDERINGS)}")
+            choose("font", name, RENDERINGS, TaskError)
         if not self.fonts:
             raise TaskError("fonts is empty; name at least one of: " + ", ".join(RENDERINGS))
+        if self.layouts is not None and not self.layouts:
+            raise TaskError("layouts is empty; name at least one, or None for all that the task has")
+        if not 0 <= self.size[0] <= self.size[1] <= 1:
+            raise TaskError(f"size is {self.size}; expected (smallest, largest), both from 0 to 1")
+        if self.jitter is not None and not 0 <= self.jitter <= JITTER:
+            raise TaskError(f"jitter is {self.jitter}; expected 0 to {JITTER:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +95,18 @@ class Style:
 
     @classmethod
     def sample(
-        cls, rng: np.random.Generator, *, look: Look, profile: Profile, layouts: tuple[str, ...], held_out: bool
+        cls,
+        rng: np.random.Generator,
+        *,
+        look: Look,
+        profile: Profile,
+        layouts: tuple[str, ...],
+        held_out: bool,
     ) -> Style:
         """Draw a style; `size` is a place between the task's smallest (0) and largest (1) size."""
         allowed = look.layouts if look.layouts is not None else layouts
         for name in allowed:
-            if name not in layouts:
-                raise TaskError(f"unknown layout {name!r}; one of: {', '.join(layouts)}")
+            choose("layout", name, layouts, TaskError)
         return cls(
             profile=profile,
             font=str(rng.choice(look.fonts)),
@@ -105,7 +119,7 @@ class Style:
         )
 
     def rng(self) -> np.random.Generator:
-        """A fresh generator: the same numbers for both partners of a pair."""
+        """A fresh generator, the same for both partners of a pair."""
         return np.random.default_rng(self.seed)
 
     def shake(self, rng: np.random.Generator) -> tuple[float, float]:
@@ -122,56 +136,25 @@ def font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
     return data.images / 16.0, data.target
 
 
+def handwritten_from(digit: int, *, held_out: bool) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Which of scikit-learn's 1,797 digits may be drawn: every fifth is held out and never trained on."""
+    labels = _digits()[1]
+    return np.flatnonzero((labels == digit) & ((np.arange(len(labels)) % 5 == 0) == held_out))
+
+
 def handwritten(digit: int, rng: np.random.Generator, *, pixels: int, held_out: bool) -> Image.Image:
-    """A real handwritten digit as an ink mask (mode L) of the given height.
-
-    The 1,797 digits of scikit-learn; every fifth is kept for held-out pictures and never trained on.
-    """
-    images, labels = _digits()
-    indices = np.flatnonzero((labels == digit) & ((np.arange(len(labels)) % 5 == 0) == held_out))
-    ink = images[indices[int(rng.integers(len(indices)))]]
+    """A real handwritten digit as an ink mask (mode L) of the given height."""
+    indices = handwritten_from(digit, held_out=held_out)
+    ink = _digits()[0][indices[int(rng.integers(len(indices)))]]
     mask = Image.fromarray(np.uint8(255 * np.clip(1.4 * ink, 0, 1)))
-    return mask.resize((pixels, pixels), Image.Resampling.BICUBIC)
-
-
-class Canvas:
-    """A picture being drawn, with the boxes of what was put on it."""
-
-    def __init__(self, style: Style) -> None:
-        side = style.profile.canvas
-        self.style = style
-        self.rng = style.rng()
-        self.image = Image.new("RGB", (side, side), style.paper)
-        self.draw = ImageDraw.Draw(self.image)
-
-    def word(
-        self, at: tuple[float, float], text: str, *, pixels: int, ink: tuple[int, int, int] = (20, 20, 20)
-    ) -> Box:
-        """Write a word in a line whose left top corner is given; digits by hand where the style asks for it."""
-        if self.style.font == HANDWRITTEN and text.isdigit():
-            return self._by_hand(at, text, pixels=pixels, ink=ink)
-        face, baseline = font(self.style.font, pixels), (at[0], at[1] + CAPITALS * pixels)
-        self.draw.text(baseline, text, font=face, fill=ink, anchor="ls")
-        left, top, right, bottom = self.draw.textbbox(baseline, text, font=face, anchor="ls")
-        return Box(left=left, top=top, right=right, bottom=bottom)
-
-    def width(self, text: str, *, pixels: int) -> float:
-        """How wide a word will be, in pixels."""
-        if self.style.font == HANDWRITTEN and text.isdigit():
-            return pixels * (1 + 0.7 * (len(text) - 1))
-        return float(font(self.style.font, pixels).getlength(text))
-
-    def _by_hand(self, at: tuple[float, float], text: str, *, pixels: int, ink: tuple[int, int, int]) -> Box:
-        x, y = at[0], at[1] - (1 - CAPITALS) / 2 * pixels
-        for digit in text:
-            mask = handwritten(int(digit), self.rng, pixels=pixels, held_out=self.style.held_out_ink)
-            self.image.paste(ink, (round(x), round(y)), mask)
-            x += 0.7 * pixels
-        return Box(left=at[0], top=y, right=x + 0.3 * pixels, bottom=y + pixels)
+    mask = mask.resize((pixels, pixels), Image.Resampling.BICUBIC)
+    if pixels < CRISP:
+        return mask
+    return mask.point([round(255 * min(max((v / 255 - 0.62) * pixels / 16 + 0.5, 0), 1)) for v in range(256)])

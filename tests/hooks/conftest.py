@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -22,8 +26,11 @@ from transformers import (
 )
 
 from seamscope.hooks import Box, Picture, Prompt, Segment, Vlm, load_vlm
+from seamscope.hooks._encode import Encoder
+from seamscope.hooks._families import LLAVA
 
 torch.set_num_threads(1)
+transformers.utils.logging.disable_progress_bar()
 
 WORDS = [
     "what",
@@ -65,14 +72,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS, *map(str, range(10))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d|\w+|[^\w\s]"), "removed", invert=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=["<image>"],
-    )
+    return as_fast(tokenizer)
 
 
 def vision(kind: str) -> tuple[SiglipVisionConfig | CLIPVisionConfig, object]:
@@ -85,11 +85,45 @@ def vision(kind: str) -> tuple[SiglipVisionConfig | CLIPVisionConfig, object]:
     return CLIPVisionConfig(**size), CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=crop)
 
 
-def build_checkpoint(folder: Path, kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """Save a tiny LLaVA: `siglip` reads its tower's last layer, `clip` has CLS and reads the one before."""
-    tokenizer = word_tokenizer()
-    vision_config, image_processor = vision(kind)
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose words swallow the space before them, as GPT-2, Llama 3 and Qwen have it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    corpus = [" " + word for word in WORDS] * 3 + [*WORDS, "  ", "\n"] * 3
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    )
+    return as_fast(tokenizer)
+
+
+def as_fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    names = {
+        f"{name}_token": token for name, token in zip(("pad", "bos", "eos", "unk"), SPECIAL, strict=False)
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+        **names,
+    )
+
+
+def make_processor(kind: str, tokenizer: PreTrainedTokenizerFast, template: str = TEMPLATE) -> LlavaProcessor:
+    """A CLIP tower has a CLS token, which the model drops again."""
     cls = int(kind == "clip")
+    return LlavaProcessor(
+        image_processor=vision(kind)[1],
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default" if cls else "full",
+        num_additional_image_tokens=cls,
+        chat_template=template,
+    )
+
+
+def make_config(kind: str, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     text_config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -102,24 +136,25 @@ def build_checkpoint(folder: Path, kind: str, *, dtype: torch.dtype = torch.floa
         bos_token_id=1,
         eos_token_id=2,
     )
-    config = LlavaConfig(
-        vision_config=vision_config,
+    return LlavaConfig(
+        vision_config=vision(kind)[0],
         text_config=text_config,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2 if cls else -1,
-        vision_feature_select_strategy="default" if cls else "full",
+        vision_feature_layer=-2 if kind == "clip" else -1,
+        vision_feature_select_strategy="default" if kind == "clip" else "full",
     )
-    processor = LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=cls,
-        chat_template=TEMPLATE,
-    )
-    model = with_lively_weights(config, seed).to(dtype)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+
+
+def make_encoder(kind: str, tokenizer: PreTrainedTokenizerFast, template: str = TEMPLATE) -> Encoder:
+    processor, config = make_processor(kind, tokenizer, template), make_config(kind, tokenizer)
+    return Encoder(processor, LLAVA, config, torch.device("cpu"))
+
+
+def build_checkpoint(folder: Path, kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """Save a tiny LLaVA: `siglip` reads its tower's last layer, `clip` has CLS and reads the one before."""
+    tokenizer = word_tokenizer()
+    with_lively_weights(make_config(kind, tokenizer), seed).to(dtype).save_pretrained(folder)
+    make_processor(kind, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -181,6 +216,23 @@ def each(request: pytest.FixtureRequest) -> Vlm:
     """Every model in turn."""
     found: Vlm = request.getfixturevalue(request.param)
     return found
+
+
+@contextmanager
+def held(handle: RemovableHandle) -> Iterator[None]:
+    """Remove a hook of the test's own, whatever happens."""
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def footprint(vlm: Vlm) -> list[tuple[int, int, int]]:
+    """Count the hooks on every module, and tell its configuration apart: equal before and after means clean."""
+    return [
+        (len(module._forward_hooks), len(module._forward_pre_hooks), id(getattr(module, "config", None)))
+        for module in vlm.model.modules()
+    ]
 
 
 @pytest.fixture

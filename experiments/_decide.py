@@ -1,0 +1,93 @@
+"""The decision procedure: from what was measured to the class of the loss. Read it from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What counts as how much; shares in 0 to 1."""
+
+    gap: float = 0.05  # a smaller gap is not worth explaining
+    skill: float = 0.5  # the textual skill must answer this share from the gold intermediate
+    there: float = 0.5  # a variable is there when a probe recovers this share of what chance leaves open
+    most: float = 0.5  # most of an effect, or most of the failures
+    repair: float = 0.25  # a repair that brings back this share of the failed answers has an effect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What was measured, in one sample of the items; curves run over decoder layers 0 to L - 1.
+
+    `tower`, `projector`, `image` (own object's image tokens), `reading` (question and last token): the share of
+    what chance leaves open that probes recover of the intermediate in direct runs. `text_needs`: in text runs, the
+    share of the answer's log-probability that is lost when the intermediate's words are exchanged after a layer.
+    `earlier`: the share of failed answers that come right when the direct run's own later state is written into an
+    earlier layer. `as_text`: the share that come right when the text run's state is written over the objects.
+    """
+
+    gap: float
+    oracle: float
+    unreadable: float
+    tower: float
+    projector: float
+    image: Sequence[float]
+    reading: Sequence[float]
+    text_needs: Sequence[float]
+    earlier: float
+    as_text: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The class of the loss and its layer, with the landmarks that led there (`None`: never)."""
+
+    locus: str
+    layer: int | None = None
+    deadline: int | None = None
+    arrival: int | None = None
+    leaves: int | None = None
+
+
+def decide(facts: Facts, limits: Thresholds) -> Decision:
+    """Name the first place on the intermediate's way at which it is lost."""
+    if facts.oracle < limits.skill:
+        return Decision(locus="text_skill")
+    if facts.gap < limits.gap:
+        return Decision(locus="none")
+    if facts.unreadable >= limits.most:
+        return Decision(locus="format")
+    if facts.tower < limits.there:
+        return Decision(locus="not_encoded")
+    if facts.projector < limits.there:
+        return Decision(locus="lost_in_projector")
+    return _within_the_decoder(facts, limits)
+
+
+def _within_the_decoder(facts: Facts, limits: Thresholds) -> Decision:
+    """The textual skill reads the intermediate up to a deadline: is it still there, and was it handed on?"""
+    needed = max(facts.text_needs)
+    deadline = _last(facts.text_needs, lambda share: share >= limits.most * needed)
+    arrival = _first(facts.reading, lambda share: share >= limits.there)
+    last_seen = _last(facts.image, lambda share: share >= limits.there)
+    leaves = None if last_seen == len(facts.image) - 1 else (-1 if last_seen is None else last_seen) + 1
+    marks = {"deadline": deadline, "arrival": arrival, "leaves": leaves}
+    if deadline is None:  # the text runs do not read the intermediate where it stands
+        return Decision(locus="cannot_tell", **marks)
+    if arrival is None and leaves is not None and leaves <= deadline:
+        return Decision(locus="overwritten", layer=leaves, **marks)
+    if arrival is None:
+        return Decision(locus="not_routed", layer=deadline, **marks)
+    if arrival > deadline and facts.earlier >= limits.repair:
+        return Decision(locus="too_late", layer=arrival, **marks)
+    return Decision(locus="not_used", layer=arrival, **marks)
+
+
+def _first(curve: Sequence[float], holds: Callable[[float], bool]) -> int | None:
+    return next((layer for layer, value in enumerate(curve) if holds(value)), None)
+
+
+def _last(curve: Sequence[float], holds: Callable[[float], bool]) -> int | None:
+    return next((layer for layer in reversed(range(len(curve))) if holds(curve[layer])), None)

@@ -1,0 +1,190 @@
+"""What the report's tables show, computed from the result tables and from nothing else."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import pandas as pd
+
+from .figures._depth import Depth
+from .figures._style import NAMES
+from .figures._tables import (
+    PROBE_COLUMNS,
+    distinct,
+    finite,
+    need,
+    own_rows,
+    records,
+    span_family,
+    target_family,
+)
+
+PACKAGES: Final = (
+    "seamscope",
+    "torch",
+    "transformers",
+    "scikit-learn",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+)
+CONDITIONS: Final = ("direct", "cascaded", "oracle", "cot", "gap")
+
+
+def number(value: Any, *, signed: bool = False) -> str:
+    """Two decimals with a true minus sign; a dash where there is no number."""
+    if value is None or pd.isna(value):
+        return "–"
+    return (f"{value:+.2f}" if signed else f"{value:.2f}").replace("-", "−")
+
+
+def interval(low: Any, high: Any) -> str:
+    """`[0.49, 0.62]`, or nothing where a bound is missing."""
+    return "" if pd.isna(low) or pd.isna(high) else f"[{number(low)}, {number(high)}]"
+
+
+def estimate(row: Mapping[str, Any], *, signed: bool = False) -> str:
+    """An estimate with its interval."""
+    return f"{number(row['estimate'], signed=signed)} {interval(row['low'], row['high'])}".strip()
+
+
+def gap_rows(gap: pd.DataFrame) -> tuple[list[str], list[dict[str, Any]]]:
+    """The conditions that the table has, and one row for each task and subset with their cells."""
+    shown = [name for name in CONDITIONS if name in set(gap.condition)]
+    rows = []
+    for (task, subset), table in gap.groupby(["task", "subset"], sort=False):
+        cells = {record["condition"]: record for record in records(table)}
+        parts = [_parts(cells[name]) if name in cells else (number(None),) for name in shown]
+        rows.append({"task": task, "subset": subset, "n": int(table.n.max()), "cells": parts})
+    return shown, rows
+
+
+def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
+    return number(row["estimate"], signed=row["condition"] == "gap"), interval(row["low"], row["high"])
+
+
+def gap_of(gap: pd.DataFrame, task: str) -> dict[str, Any]:
+    """Direct, cascaded and gap of one task over all items, as texts, and the number of items."""
+    table = gap[(gap.task == task) & (gap.subset == "all")]
+    cells = {record["condition"]: record for record in records(table)}
+    texts = {name: estimate(cells[name], signed=name == "gap") for name in CONDITIONS if name in cells}
+    return {**texts, "n": int(table.n.max())}
+
+
+def path_rows(probes: pd.DataFrame, *, target: str | None = None) -> list[dict[str, Any]]:
+    """Probe accuracy at `fixed_sites`, one row per (target family, place, condition, site).
+
+    Accuracies and bounds are means over the targets of a family. `target`: only this target or family.
+    """
+    table = own_rows(need(probes, "probes", PROBE_COLUMNS))
+    table = table[table.site.isin(fixed_sites(distinct(table, "site")))]
+    table = table.assign(place=table.span.map(span_family), family=table.target.map(target_family))
+    if target is not None:
+        table = table[(table.family == target) | (table.target == target)]
+    keys = ["family", "place", "condition", "site"]
+    means = [name for name in ("accuracy", "low", "high", "chance", "control_accuracy") if name in table]
+    rows = records(table.groupby(keys, sort=False)[means].mean().reset_index())
+    return [
+        {
+            **row,
+            "place": NAMES.get(row["place"], row["place"]),
+            "estimate": f"{number(row['accuracy'])} {interval(row['low'], row['high'])}",
+            "chance": number(row["chance"]),
+            "control": number(row.get("control_accuracy")),
+        }
+        for row in rows
+    ]
+
+
+def fixed_sites(sites: Sequence[str]) -> list[str]:
+    """Tower's last, projector, decoder's first, middle and last, of those that are there."""
+    depth = Depth.of(sites)
+    ends = [run for stack in ("vision", "projector") if (run := depth.run(stack))]
+    chosen = [last for _, last in ends]
+    layers = [k for k, site in enumerate(depth.sites) if site.stack == "lm" and site.layer is not None]
+    if layers:
+        chosen += [layers[0], layers[len(layers) // 2], layers[-1]]
+    return [str(depth.sites[k]) for k in dict.fromkeys(chosen)]
+
+
+def control_rows(probes: pd.DataFrame, effects: pd.DataFrame) -> list[dict[str, str]]:
+    """Each control that the tables hold: what it is, what came of it, and beside what it stands."""
+    rows = [_probe_control(probes, name, what) for name, what in _PROBE_CONTROLS.items() if name in probes]
+    if "selectivity" in probes:
+        rows.append(
+            _ranged("Selectivity (accuracy − control task)", probes.selectivity, "0 would be no more")
+        )
+    for name, table in effects.groupby("experiment", sort=False):
+        if name == "cross_control":
+            beside = _range(effects[effects.experiment == "cross"].right)
+            rows.append(
+                _ranged(
+                    "Partner's text state patched in: share answered right",
+                    table.right,
+                    f"the item's own: {beside}; unpatched: {_range(table.base_right)}",
+                )
+            )
+    return rows
+
+
+_PROBE_CONTROLS: Final = {
+    "shuffled_accuracy": "Probe on shuffled labels: accuracy",
+    "control_accuracy": "Probe on a control task (random labels by type): accuracy",
+    "untrained_accuracy": "Probe on an untrained model of the same shape: accuracy",
+}
+
+
+def _probe_control(probes: pd.DataFrame, column: str, what: str) -> dict[str, str]:
+    return _ranged(
+        what, probes[column], f"chance: {_range(probes.chance)}; the probes: {_range(probes.accuracy)}"
+    )
+
+
+def _ranged(what: str, values: Iterable[Any], beside: str) -> dict[str, str]:
+    return {"what": what, "found": _range(values), "beside": beside}
+
+
+def _range(values: Iterable[Any]) -> str:
+    numbers = finite(values)
+    if not numbers:
+        return "–"
+    low, high = number(min(numbers)), number(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def experiment_rows(effects: pd.DataFrame, questions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every patching experiment in the table: question, cells, items, and pairs below the margin."""
+    return [
+        {
+            "name": name,
+            "question": questions.get(str(name), ""),
+            "cells": len(table),
+            "n": int(table.n.max()),
+            "below": int(table.below_margin.max()) if "below_margin" in table else None,
+        }
+        for name, table in effects.groupby("experiment", sort=False)
+    ]
+
+
+def settings_rows(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text)."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        rows += settings_rows(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", str(value))]
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

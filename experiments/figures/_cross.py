@@ -1,0 +1,96 @@
+"""The cascaded run's state written into the direct run: where does it bring the answer back?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from ._depth import Depth, dress
+from ._style import COLOURS, FAINT, NAMES, SPANS, axes_for, legend_above, marker_size, styled
+from ._tables import distinct, keep, need
+
+CONTROL: Final = (0, (3, 1.5))  # dashes
+COLUMNS: Final = (
+    "experiment",
+    "target_site",
+    "span",
+    "right",
+    "right_low",
+    "right_high",
+    "base_right",
+    "ceiling_right",
+)
+
+
+@styled
+def cross_curves(
+    effects: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    spans: Sequence[str] | None = None,
+    kind: str = "resid_post",
+) -> Axes:
+    """Share of items answered right after the cross-condition patch, by depth: a line and 95 % band per span.
+
+    Dashed in the same colour: the control, the partner's text state. Level lines: the unpatched direct run
+    and the source (the text run with the gold intermediate). The table must have both `cross` and
+    `cross_control`; `spans`: default, all that it has. Raises `RunError` for what is missing.
+    """
+    table = keep(need(effects, "effects", COLUMNS), "effects", "experiment", ("cross", "cross_control"))
+    shown = list(spans) if spans is not None else _order(distinct(table, "span"))
+    table = keep(table, "effects", "span", shown)
+    ax = axes_for(ax, height=2.7)
+    depth = Depth.of(table.target_site, kind=kind)
+    table = table[[site in depth for site in table.target_site]]
+    table = table.assign(x=[depth.x(site) for site in table.target_site]).sort_values("x")
+    for span in shown:
+        _curve(ax, table[table.span == span], span, size=marker_size(len(depth)))
+    crossed = table[table.experiment == "cross"]
+    _levels(ax, base=crossed.base_right.mean(), ceiling=crossed.ceiling_right.mean())
+    dress(ax, depth)
+    _words(ax, shown, banded=bool(depth.run("vision")))
+    return ax
+
+
+def _order(spans: list[str]) -> list[str]:
+    return [s for s in SPANS if s in spans] + [s for s in spans if s not in SPANS]
+
+
+def look(span: str) -> tuple[str, str]:
+    """Colour and marker of a place."""
+    return SPANS.get(span, (FAINT, "x"))
+
+
+def _curve(ax: Axes, table: pd.DataFrame, span: str, *, size: float) -> None:
+    colour, marker = look(span)
+    crossed, control = (table[table.experiment == name] for name in ("cross", "cross_control"))
+    band = f"{span} 95 %"
+    ax.fill_between(
+        crossed.x, crossed.right_low, crossed.right_high, color=colour, alpha=0.2, lw=0, label=band
+    )
+    ax.plot(crossed.x, crossed.right, color=colour, marker=marker, ms=size, label=span, zorder=3)
+    dashed = f"{span} control"
+    ax.plot(control.x, control.right, color=colour, linestyle=CONTROL, lw=0.8, label=dashed, zorder=2)
+
+
+def _levels(ax: Axes, *, base: float, ceiling: float) -> None:
+    ax.axhline(base, color=COLOURS["direct"], lw=0.9, label="unpatched", zorder=1)
+    ax.axhline(ceiling, color=COLOURS["oracle"], lw=0.9, label="source", zorder=1)
+
+
+def _words(ax: Axes, shown: list[str], *, banded: bool) -> None:
+    ax.set_ylim(-0.02, 1.04)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    ax.set_ylabel("answered right (share of items)")
+    ax.set_xlabel("layer written to" if banded else "decoder layer written to")
+    handles = [Line2D([], [], color=look(s)[0], marker=look(s)[1], label=NAMES.get(s, s)) for s in shown]
+    handles += [
+        Line2D([], [], color=FAINT, linestyle=CONTROL, lw=0.8, label="control: partner's state"),
+        Line2D([], [], color=COLOURS["direct"], lw=0.9, label="direct, unpatched"),
+        Line2D([], [], color=COLOURS["oracle"], lw=0.9, label="text run (source)"),
+    ]
+    legend_above(ax, handles, columns=3, lift=10)
