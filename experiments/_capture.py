@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -21,7 +20,7 @@ from .tasks import Item, Task
 
 def capture_items(
     vlm: Vlm,
-    task: Task[Any],
+    task: Task,
     items: Sequence[Item],
     *,
     path: Path,
@@ -44,9 +43,10 @@ def capture_items(
         provenance={**asdict(settings), "pool": "mean", "sites": list(sites)},
     )
     size = settings.batch_size
-    with create_store(path, schema) as store, tqdm(
-        total=len(pairs) * len(conditions), desc="capture", unit="run", disable=not progress
-    ) as bar:
+    with (
+        create_store(path, schema) as store,
+        tqdm(total=len(pairs) * len(conditions), desc="capture", unit="run", disable=not progress) as bar,
+    ):
         for start in range(0, len(pairs), size):
             batch = pairs[start : start + size]
             if "cascaded" in conditions:
@@ -56,9 +56,7 @@ def capture_items(
                 bar.update(len(batch))
 
 
-def _run(
-    vlm: Vlm, items: Sequence[Item], condition: str, sites: Sequence[str], spans: Sequence[str]
-) -> Activations:
+def _run(vlm: Vlm, items: Sequence[Item], condition: str, sites: Sequence[str], spans: Sequence[str]) -> Activations:
     """The pooled spans of one batch; a text run does not pass the tower."""
     batch = vlm.encode(items, condition=condition)
     objects = max(len(item.boxes) for item in items)
@@ -69,7 +67,7 @@ def _run(
     return acts
 
 
-def describe_rows(task: Task[Any], items: Sequence[Item]) -> pd.DataFrame:
+def describe_rows(task: Task, items: Sequence[Item]) -> pd.DataFrame:
     """What a store keeps of each item beside its activations: identity, labels, and control types."""
     return pd.DataFrame(
         [

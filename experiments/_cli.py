@@ -94,12 +94,9 @@ def _capture(study: Study, as_json: bool) -> None:
 
 
 def _probe(study: Study, as_json: bool) -> None:
-    from . import figures
-
     table = study.probes
-    drawn = study.draw(figures.probe_curves, table, name="probes")
     if as_json:
-        return o.emit({"probes": table, "run": study.run.folder, "figure": drawn})
+        return o.emit({"probes": table, "run": study.run.folder})
     best = table.sort_values("accuracy", ascending=False).groupby(["condition", "target"]).head(1)
     columns = ["condition", "target", "site", "span", "accuracy", "low", "high", "control_accuracy", "chance"]
     o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False))
@@ -107,14 +104,21 @@ def _probe(study: Study, as_json: bool) -> None:
 
 
 def _patch(study: Study, as_json: bool) -> None:
-    from . import figures
-
     table = study.effects
-    drawn = study.draw(figures.patch_heatmap, table, name="patches", experiment="denoise")
     if as_json:
-        return o.emit({"effects": table, "run": study.run.folder, "figure": drawn})
+        return o.emit({"effects": table, "run": study.run.folder})
     best = table.sort_values("effect", key=abs, ascending=False).groupby("experiment").head(3)
-    columns = ["experiment", "source_site", "target_site", "span", "effect", "low", "high", "right", "base_right"]
+    columns = [
+        "experiment",
+        "source_site",
+        "target_site",
+        "span",
+        "effect",
+        "low",
+        "high",
+        "right",
+        "base_right",
+    ]
     o.show(best.sort_values(["experiment"])[columns].round(2).to_string(index=False))
     o.show(f"\nthe strongest of {len(table)} cells; all of them: {study.run.folder / 'effects.csv'}")
 
@@ -132,7 +136,11 @@ for _name, _act, _text in (
     ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
     ("capture", _capture, "Store what flows through the model in direct and cascaded runs (HDF5)."),
     ("probe", _probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
-    ("patch", _patch, "Patch between counterfactual partners, across conditions, and back to earlier layers."),
+    (
+        "patch",
+        _patch,
+        "Patch between counterfactual partners, across conditions, and back to earlier layers.",
+    ),
     ("locate", _locate, "Do all of it and say where the intermediate is lost."),
 ):
     _study_command(_name, _act, _text)
@@ -158,9 +166,7 @@ def demo(
 
 @app.command()
 @o.one_line_errors
-def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")], as_json: o.AsJson = False
-) -> None:
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")], as_json: o.AsJson = False) -> None:
     """Write report.html and the figures anew from what a run's folder holds."""
     from ._run import settings_of
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 from tqdm import tqdm
 
-from seamscope.hooks import Vlm, choose
-from seamscope.hooks import TaskError
+from seamscope.hooks import TaskError, Vlm, choose
 from seamscope.probes import bootstrap_interval
 
 from .tasks import CONDITIONS, Item, Task
@@ -19,7 +18,7 @@ SUBSETS: Final = ("all", "both steps pass")
 
 def run_conditions(
     vlm: Vlm,
-    task: Task[Any],
+    task: Task,
     items: Sequence[Item],
     *,
     conditions: Iterable[str] = CONDITIONS,
@@ -45,18 +44,14 @@ def run_conditions(
     return pd.DataFrame(rows)
 
 
-def hear(
-    vlm: Vlm, task: Task[Any], items: Sequence[Item], *, budget: int
-) -> tuple[list[Item], list[str]]:
+def hear(vlm: Vlm, task: Task, items: Sequence[Item], *, budget: int) -> tuple[list[Item], list[str]]:
     """Call 1 of the cascade: the items remembering what was said, and the raw texts."""
     texts = vlm.generate(vlm.encode(items, condition="perceive"), max_new_tokens=budget)
     heard = [item.saying(task.hand_over(item, text)) for item, text in zip(items, texts, strict=True)]
     return heard, texts
 
 
-def _answer(
-    vlm: Vlm, task: Task[Any], items: Sequence[Item], *, condition: str, budget: int
-) -> list[dict[str, object]]:
+def _answer(vlm: Vlm, task: Task, items: Sequence[Item], *, condition: str, budget: int) -> list[dict[str, object]]:
     said: Sequence[str | None] = [None] * len(items)
     if condition == "cascaded":
         items, said = hear(vlm, task, items, budget=budget)
@@ -70,7 +65,7 @@ def _answer(
             "said": words,
             "output": output,
             "answer": item.answer,
-            "correct": task.score(item, output),
+            "correct": task.score(item, output, condition=condition),
             "parsed": task.read_answer(output) is not None,
             "saw": words is not None and task.saw(item, words),
         }
@@ -101,9 +96,7 @@ def composition_gap(answers: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             if {"cascaded", "direct"} <= set(series):
                 series["gap"] = wide["cascaded"] - wide["direct"]
             for condition, values in series.items():
-                rows.append(
-                    {"task": name, "subset": subset, "condition": condition, **_estimate(values, seed=seed)}
-                )
+                rows.append({"task": name, "subset": subset, "condition": condition, **_estimate(values, seed=seed)})
     return pd.DataFrame(rows)
 
 

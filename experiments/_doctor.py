@@ -59,9 +59,7 @@ def examine(model: str, *, task: str, device: str, dtype: str, attn_implementati
         "runs on": f"{vlm.device} in {vlm.dtype} with {vlm.attn_implementation} attention",
         "parameters": f"{sum(p.numel() for p in vlm.model.parameters()):,}",
     }
-    return Examination(
-        model=model, facts=facts, checks=tuple(run_checks(vlm)), sites=vlm.shapes(), spans=spans
-    )
+    return Examination(model=model, facts=facts, checks=tuple(run_checks(vlm)), sites=vlm.shapes(), spans=spans)
 
 
 def _ranges(positions: list[int]) -> str:

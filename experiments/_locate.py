@@ -62,9 +62,7 @@ def locate(
 class Findings:
     """Every measure that the procedure weighs, as one value per resample, and as a row of evidence."""
 
-    def __init__(
-        self, answers: pd.DataFrame, probe_hits: pd.DataFrame, patch_rows: pd.DataFrame, *, seed: int
-    ) -> None:
+    def __init__(self, answers: pd.DataFrame, probe_hits: pd.DataFrame, patch_rows: pd.DataFrame, *, seed: int) -> None:
         self.items = Items(list(dict.fromkeys(answers.group)), seed=seed)
         self.evidence: list[Evidence] = []
         self._behave(answers)
@@ -106,12 +104,27 @@ class Findings:
             "n": len(self.items.groups),
             "n_passing": int(passing.sum()),
         }
-        self._note("What is the gap, cascaded − direct, on items whose two steps both pass?", "behaviour",
-                   "difference of accuracies", self._gap, "the gap that is to be explained")
-        self._note("Does the textual skill work alone?", "behaviour", "accuracy from the gold intermediate",
-                   self._oracle, "if not, the loss is the textual skill's own")
-        self._note("Is the form of the output to blame?", "behaviour", "unreadable share of failed direct answers",
-                   self._unreadable, "if most are unreadable, format explains the gap")
+        self._note(
+            "What is the gap, cascaded − direct, on items whose two steps both pass?",
+            "behaviour",
+            "difference of accuracies",
+            self._gap,
+            "the gap that is to be explained",
+        )
+        self._note(
+            "Does the textual skill work alone?",
+            "behaviour",
+            "accuracy from the gold intermediate",
+            self._oracle,
+            "if not, the loss is the textual skill's own",
+        )
+        self._note(
+            "Is the form of the output to blame?",
+            "behaviour",
+            "unreadable share of failed direct answers",
+            self._unreadable,
+            "if most are unreadable, format explains the gap",
+        )
 
     def _probe(self, hits: pd.DataFrame) -> None:
         self._tower, _ = self._best_probe(hits, "vision", "Is the intermediate in the vision tower?")
@@ -153,13 +166,22 @@ class Findings:
         lost = self._share_lost(rows, passing)
         self._text_needs = np.nan_to_num(lost)
         self._earlier = self._repair(
-            rows, "backpatch", ("objects", "reading"), "Does delivering its own state earlier repair the direct run?"
+            rows,
+            "backpatch",
+            ("objects", "reading"),
+            "Does delivering its own state earlier repair the direct run?",
         )
         self._as_text = self._repair(
-            rows, "cross", ("objects",), "Does the text run's state, written over the objects, restore the answer?"
+            rows,
+            "cross",
+            ("objects",),
+            "Does the text run's state, written over the objects, restore the answer?",
         )
         self._repair(
-            rows, "cross", ("reading",), "Does the text run's state at the reading positions restore the answer?"
+            rows,
+            "cross",
+            ("reading",),
+            "Does the text run's state at the reading positions restore the answer?",
         )
         self._note(
             "Does the text run read the intermediate where it stands?",
@@ -186,9 +208,7 @@ class Findings:
         """The best cell's share of repaired answers among those that fail directly, less what stays without it."""
         best: Floats | None = None
         for span in spans:
-            curve = patch_curve(
-                self.items, rows, self.failing, experiment=experiment, span=span, value="right"
-            )
+            curve = patch_curve(self.items, rows, self.failing, experiment=experiment, span=span, value="right")
             if curve is None or not self.failing.any():
                 continue
             control = patch_curve(

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import pandas as pd
 import typer
 
 from seamscope.hooks import SeamscopeError
+
+if TYPE_CHECKING:
+    from ._verdict import Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +32,8 @@ Sites = Annotated[
     list[str] | None, typer.Option("--sites", help="Sites or globs such as 'lm.*.resid_post'; repeatable.")
 ]
 Spans = Annotated[
-    list[str] | None, typer.Option("--spans", help="objects, image, question, last, reading, ...; repeatable.")
+    list[str] | None,
+    typer.Option("--spans", help="objects, image, question, last, reading, ...; repeatable."),
 ]
 Out = Annotated[
     Path | None,
@@ -96,3 +100,20 @@ def _percent(row: Any) -> str:
     if row is None or row.n == 0:
         return "-"
     return f"{100 * row.estimate:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """A verdict with its evidence, for a reader."""
+    where = "" if verdict.layer is None else f" at decoder layer {verdict.layer}"
+    between = "" if verdict.interval is None else f" [{verdict.interval[0]}, {verdict.interval[1]}]"
+    lines = [
+        f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{where}{between}, "
+        f"confidence {verdict.confidence:.2f}",
+        f"  {verdict.summary}",
+        "evidence",
+    ]
+    for row in verdict.evidence:
+        beside = "" if row.control is None else f", control {row.control:.2f}"
+        place = "" if row.site is None else f"  ({row.site}{'' if row.span is None else ' at ' + row.span})"
+        lines.append(f"  {row.question} {row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]{beside}{place}")
+    return "\n".join([*lines, f"what would overturn it: {verdict.overturn}"])

@@ -22,6 +22,7 @@ from . import _report_views as views
 from ._sweep import EXPERIMENTS
 from ._verdict import LOCI, Verdict
 from .figures import Saved
+from .figures._gap import ALL, PASSING
 from .figures._gap import COLUMNS as GAP_COLUMNS
 from .figures._tables import PROBE_COLUMNS, keep, need, records
 
@@ -81,8 +82,7 @@ class Example:
         """An item, with its rows of the table of `run_conditions`."""
         rows = [] if answers is None else records(answers[answers.id == item.id])
         outputs = tuple(
-            Output(condition=row["condition"], text=str(row["output"]), correct=bool(row["correct"]))
-            for row in rows
+            Output(condition=row["condition"], text=str(row["output"]), correct=bool(row["correct"])) for row in rows
         )
         return cls(
             picture=item.image,
@@ -117,7 +117,8 @@ def write_report(
     column, a task without a gap, or a figure that is not on disk.
     """
     folder = Path(folder)
-    keep(need(gap, "gap", GAP_COLUMNS), "gap", "task", verdict.task)
+    own = keep(need(gap, "gap", GAP_COLUMNS), "gap", "task", verdict.task)
+    keep(own, "gap", "subset", ALL)
     need(probes, "probes", PROBE_COLUMNS)
     need(effects, "effects", ("experiment", "n", "right", "base_right"))
     conditions, gap_rows = views.gap_rows(gap)
@@ -127,7 +128,8 @@ def write_report(
         where=_where(verdict),
         stability=_stability(verdict.confidence),
         kinds=KINDS,
-        gap=views.gap_of(gap, verdict.task),
+        gap=views.gap_of(gap, verdict.task, subset=ALL),
+        passing=views.gap_of(gap, verdict.task, subset=PASSING),
         conditions=conditions,
         gap_rows=gap_rows,
         path_rows=views.path_rows(probes, target=target),
@@ -145,9 +147,7 @@ def write_report(
 
 
 def _template() -> jinja2.Template:
-    room = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    room = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     room.filters |= {"number": views.number, "plain": lambda text: str(text).replace("_", " ")}
     room.globals["interval"] = views.interval
     return room.from_string(files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))

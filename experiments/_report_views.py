@@ -67,9 +67,11 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
     return number(row["estimate"], signed=row["condition"] == "gap"), interval(row["low"], row["high"])
 
 
-def gap_of(gap: pd.DataFrame, task: str) -> dict[str, Any]:
-    """Direct, cascaded and gap of one task over all items, as texts, and the number of items."""
-    table = gap[(gap.task == task) & (gap.subset == "all")]
+def gap_of(gap: pd.DataFrame, task: str, *, subset: str) -> dict[str, Any]:
+    """Direct, cascaded and gap of one task, as texts, and the number of items; empty where there are none."""
+    table = gap[(gap.task == task) & (gap.subset == subset) & gap.estimate.notna()]
+    if table.empty:
+        return {}
     cells = {record["condition"]: record for record in records(table)}
     texts = {name: estimate(cells[name], signed=name == "gap") for name in CONDITIONS if name in cells}
     return {**texts, "n": int(table.n.max())}
@@ -115,9 +117,7 @@ def control_rows(probes: pd.DataFrame, effects: pd.DataFrame) -> list[dict[str, 
     """Each control that the tables hold: what it is, what came of it, and beside what it stands."""
     rows = [_probe_control(probes, name, what) for name, what in _PROBE_CONTROLS.items() if name in probes]
     if "selectivity" in probes:
-        rows.append(
-            _ranged("Selectivity (accuracy − control task)", probes.selectivity, "0 would be no more")
-        )
+        rows.append(_ranged("Selectivity (accuracy − control task)", probes.selectivity, "0 would be no more"))
     for name, table in effects.groupby("experiment", sort=False):
         if name == "cross_control":
             beside = _range(effects[effects.experiment == "cross"].right)
@@ -139,9 +139,7 @@ _PROBE_CONTROLS: Final = {
 
 
 def _probe_control(probes: pd.DataFrame, column: str, what: str) -> dict[str, str]:
-    return _ranged(
-        what, probes[column], f"chance: {_range(probes.chance)}; the probes: {_range(probes.accuracy)}"
-    )
+    return _ranged(what, probes[column], f"chance: {_range(probes.chance)}; the probes: {_range(probes.accuracy)}")
 
 
 def _ranged(what: str, values: Iterable[Any], beside: str) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache, cached_property
-from typing import Any
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,11 +18,14 @@ from ._capture import capture_items
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
 from ._locate import locate
+from ._plates import draw_plates, main_family
 from ._probing import item_hits, study_grid, summarise_probes
-from ._run import Run, Settings
+from ._report import Example, write_report
+from ._run import Run, Settings, replacing
 from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
 from ._verdict import Verdict
 from .tasks import Item, Task
+
 
 class Study:
     """Loads nothing until a table needs it; a table that the run's folder holds is read, not made again."""
@@ -28,7 +33,7 @@ class Study:
     def __init__(self, run: Run, *, compare: Sequence[str] = (), progress: bool = False) -> None:
         self.run, self.progress = run, progress
         self.compare = tuple(compare)
-        self.task: Task[Any] = tasks.get(run.settings.task)
+        self.task: Task = tasks.get(run.settings.task)
 
     @property
     def settings(self) -> Settings:
@@ -53,7 +58,7 @@ class Study:
             seed=asked.seed,
         )
 
-    def items_of(self, task: Task[Any]) -> list[Item]:
+    def items_of(self, task: Task) -> list[Item]:
         """The items of a task, from the run's seed."""
         return task.items(self.settings.n, profile_name=self.settings.profile, seed=self.settings.seed)
 
@@ -160,4 +165,20 @@ class Study:
             model=self.settings.model,
             task=self.task.name,
             seed=self.settings.seed,
+        )
+
+    def report(self) -> Path:
+        """Draw every figure and write `report.html` and `verdict.json`."""
+        tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects, "verdict": self.verdict}
+        with replacing(self.run.path("verdict.json")) as temporary:
+            temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")
+        plates = draw_plates(self.run.folder / "figures", **tables)  # type: ignore[arg-type]
+        return write_report(
+            self.run.folder,
+            settings=asdict(self.settings),
+            **tables,  # type: ignore[arg-type]
+            figures=plates,
+            examples=[Example.of(item, self.answers) for item in self.items[:3]],
+            task_summary=self.task.summary,
+            target=main_family(self.probes),
         )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-from seamscope.hooks import Batch, Patch, RunError, Vlm, capture, choose, knockout, patch
+from seamscope.hooks import Patch, RunError, Vlm, capture, choose, patch
 
 from ._align import aligned, expand
 from .tasks import Item, Task
@@ -113,7 +112,7 @@ def back_cells(vlm: Vlm, *, spans: Iterable[str]) -> list[Cell]:
 
 def sweep(
     vlm: Vlm,
-    task: Task[Any],
+    task: Task,
     items: Sequence[Item],
     *,
     experiment: str,
@@ -136,16 +135,14 @@ def sweep(
     rows: list[dict[str, object]] = []
     with tqdm(total=len(items) * len(cells), desc=experiment, unit="cell", disable=not progress) as bar:
         for start in range(0, len(items), batch_size):
-            for row in _sweep_batch(
-                vlm, task, items[start : start + batch_size], plan=plan, cells=cells, rule=rule
-            ):
+            for row in _sweep_batch(vlm, task, items[start : start + batch_size], plan=plan, cells=cells, rule=rule):
                 rows += row
                 bar.update(len(row))
     return pd.DataFrame(rows)
 
 
 def _sweep_batch(
-    vlm: Vlm, task: Task[Any], items: Sequence[Item], *, plan: Experiment, cells: Sequence[Cell], rule: str
+    vlm: Vlm, task: Task, items: Sequence[Item], *, plan: Experiment, cells: Sequence[Cell], rule: str
 ) -> Iterator[list[dict[str, object]]]:
     cast = {"item": list(items), "partner": [task.partner(item) for item in items]}
     answers = [item.answer for item in items]
@@ -160,8 +157,7 @@ def _sweep_batch(
     for cell in cells:
         pairs = aligned(cell.span, plan.source[1], plan.target[1], objects=objects)
         patches = [
-            Patch(cell.target_site, acts[cell.source_site, mine], span=theirs, rule=rule)
-            for mine, theirs in pairs
+            Patch(cell.target_site, acts[cell.source_site, mine], span=theirs, rule=rule) for mine, theirs in pairs
         ]
         with patch(vlm, patches):
             patched = vlm.score(target)

@@ -12,6 +12,8 @@ import torch
 
 from seamscope.hooks._knockout import knockout
 from seamscope.hooks._patch import Patch, patch
+from seamscope.hooks._select import Selection
+from seamscope.hooks._site import Site
 from seamscope.hooks._trial import Trial, prompt, run_trial
 
 if TYPE_CHECKING:
@@ -58,12 +60,16 @@ def _timed(name: str, check: Callable[[], str | None]) -> Check:
 
 
 def _spans(trial: Trial) -> str | None:
+    """Placeholders, the span and the features are equally many, and what enters the decoder are the features."""
     placeholders = int((trial.batch.inputs["input_ids"] == trial.vlm.model.config.image_token_id).sum())
     named = sum(len(each) for each in trial.batch.positions("image"))
     features = trial.acts["projector.out"].shape[:-1].numel()
-    if placeholders == named == features:
-        return None
-    return f"{placeholders} placeholders, {named} positions in the span image, {features} image features"
+    if not placeholders == named == features:
+        return f"{placeholders} placeholders, {named} positions in the span image, {features} image features"
+    index = Selection(trial.batch, "image").index(Site.parse("lm.embed"))
+    embedded = trial.acts["lm.embed"].flatten(0, 1).index_select(0, index)
+    far = _apart(embedded, trial.acts["projector.out"].reshape(embedded.shape))
+    return f"lm.embed at the span image is not projector.out ({far})" if far else None
 
 
 def _capture(trial: Trial) -> str | None:

@@ -169,7 +169,7 @@ class Vlm:
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Continue each prompt greedily until the end-of-sequence token; give the new texts, stripped.
 
-        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or answered.
+        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or with answers.
         """
         if "answer" in batch.span_names:
             raise RunError("this batch already holds answers; encode it without them to generate")

@@ -66,7 +66,7 @@ def fit_logistic(X: Tensor, Y: Tensor, C: float, *, rtol: float = 1e-4, max_iter
         intercept=W[-1] + problems.absent,
         converged=converged,
         n_iter=n_iter,
-        objective=objective,
+        objective=objective * C / problems.cost,
     )
 
 

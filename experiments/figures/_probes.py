@@ -38,8 +38,9 @@ def probe_curves(
 
     `probes` is the summary of a probe grid. `span` is a place: `objects` holds `image.object.k` in direct
     and `intermediate.k` in cascaded runs; other spans are themselves. `target` is one target (`card.0.rank`)
-    or a family (`card.*.rank`, drawn as the mean of its targets); it may be left out where there is one.
-    `kind`: the site within each layer. Raises `RunError` for a missing column, condition, span or target.
+    or a family (`card.*.rank`), drawn as the mean of its targets; default, the mean of all targets that
+    describe one object, as the locator takes it. `kind`: the site within each layer. Raises `RunError` for a
+    missing column, condition, span or target.
     """
     ax = axes_for(ax, height=2.4)
     lines = probe_lines(probes, span=span, target=target)

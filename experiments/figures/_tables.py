@@ -59,7 +59,10 @@ _MEANS = ("accuracy", "low", "high", "chance", "control_accuracy", "shuffled_acc
 
 
 def probe_lines(probes: pd.DataFrame, *, span: str, target: str | None) -> pd.DataFrame:
-    """Mean over the targets of one family at one place: one row per (site, condition).
+    """Mean over targets at one place: one row per (site, condition).
+
+    `target`: one target, or a family (`card.*.rank`); default, every target that describes one object, as the
+    locator averages them, or the only family where there is none such.
 
     An object's own target is read at its own span (`card.1.rank` at `image.object.1`). The bounds are the
     means of the targets' bounds, which is no narrower than an interval of the mean. Columns: `site,
@@ -97,11 +100,14 @@ def _belong(span: str, target: str) -> bool:
 
 def _one_target(rows: pd.DataFrame, target: str | None) -> pd.DataFrame:
     families = distinct(rows, "family")
-    if target is None and len(families) > 1:
+    if target in families:
+        return rows[rows.family == target]
+    if target is not None:
+        return keep(rows, "probes", "target", target)
+    of_objects = rows[[number_in(name) is not None for name in rows.target]]
+    if of_objects.empty and len(families) > 1:
         raise RunError(f"several targets can be drawn: name one with target=: {', '.join(families)}")
-    if target is None or target in families:
-        return rows[rows.family == (target or families[0])]
-    return keep(rows, "probes", "target", target)
+    return rows if of_objects.empty else of_objects
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -91,26 +91,34 @@ class GeneratedTask(Task, Generic[Scene]):
         return [self._make(k, form=form, seed=seed, split=split, look=look) for k in range(n)]
 
     def partner(self, item: Item) -> Item:
-        """The counterfactual partner: same layout, question, style and split; another answer.
+        """The counterfactual partner: same layout, question and style; another answer.
 
-        One object is changed where the split has such a partner, and one more for every 200 failed tries;
-        every other object is drawn with the same pixels.
+        One object is changed where the item's split has such a partner, and one more for every 200 failed
+        tries; every other object is drawn with the same pixels. About one small item in a hundred has no
+        partner in its split, which holds only a tenth of few possible scenes: then content of either will do.
         """
         source = item.source
         if item.task != self.name or not isinstance(source, Source):
             raise TaskError(
                 f"item {item.id} is of task {item.task!r}, not {self.name!r}; it has no partner here"
             )
+        scene = self._other(item, same_split=True) or self._other(item, same_split=False)
+        if scene is None:
+            raise TaskError(f"item {item.id}: no counterfactual partner found in {2 * TRIES} tries")
+        return self._finish(f"{item.id}'", item.group, scene, source.style, source.starts)
+
+    def _other(self, item: Item, *, same_split: bool) -> Scene | None:
+        source: Source[Scene] = item.source
         rng = np.random.default_rng([source.style.seed, 1])
         kept = held_out(item.intermediate.text)
         for attempt in range(TRIES):
             scene = source.scene
             for _ in range(1 + attempt // 200):
                 scene = self.vary(scene, rng)
-            text = self.describe(scene, source.style.profile).text
-            if self.solve(scene) != item.answer and held_out(text) == kept:
-                return self._finish(f"{item.id}'", item.group, scene, source.style, source.starts)
-        raise TaskError(f"item {item.id}: no counterfactual partner found in {TRIES} tries")
+            fits = not same_split or held_out(self.describe(scene, source.style.profile).text) == kept
+            if fits and self.solve(scene) != item.answer:
+                return scene
+        return None
 
     def _make(self, k: int, *, form: Profile, seed: int, split: str | None, look: Look) -> Item:
         rng = np.random.default_rng([seed, k, *self.name.encode()])

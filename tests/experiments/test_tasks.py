@@ -195,6 +195,18 @@ def test_handwriting_of_what_did_not_change_is_the_same_in_both_partners() -> No
             assert same == (mine == theirs)
 
 
+def test_an_item_without_a_partner_in_its_split_gets_one_of_the_other() -> None:
+    task = get("rendered_text")
+    item = task.items(59, seed=0)[58]
+    assert item.intermediate.text == "tom has 5 gets 3"
+    scenes = [f"tom has {a} gets {b}" for a in range(10) for b in range(10)]
+    assert [text for text in scenes if held_out(text)] == [item.intermediate.text]
+    partner = task.partner(item)
+    assert partner.answer != item.answer
+    assert not held_out(partner.intermediate.text)
+    assert partner.source.style.held_out_ink
+
+
 def test_look_narrows_the_size() -> None:
     for item in get("counting").items(5, look=Look(size=(0.25, 0.25), jitter=0)):
         assert item.source.style.size == 0.25

@@ -1,0 +1,61 @@
+"""The probe as a scikit-learn estimator."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from seamscope.probes import LinearProbe
+
+
+def data(classes, n=90, d=8):
+    rng = np.random.default_rng(0)
+    y = rng.integers(classes, size=n)
+    return rng.normal(size=(n, d)) * np.logspace(0, 3, d) + 40 + rng.normal(size=(classes, d))[y], y
+
+
+def test_passes_every_check_of_scikit_learn():
+    check_estimator(LinearProbe())
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_equals_scikit_learns_pipeline(classes):
+    X, y = data(classes)
+    names = np.array(list("zyxwvut"))[y]
+    probe = LinearProbe(C=0.5, rtol=1e-8).fit(X, names)
+    oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, tol=1e-8, max_iter=9999)).fit(X, names)
+    assert probe.classes_.tolist() == oracle.classes_.tolist()
+    np.testing.assert_allclose(probe.predict_proba(X), oracle.predict_proba(X), atol=1e-3)
+    np.testing.assert_allclose(
+        probe.coef_ * oracle["standardscaler"].scale_, oracle["logisticregression"].coef_, atol=1e-3
+    )
+    assert probe.decision_function(X).shape == oracle.decision_function(X).shape
+    assert (probe.predict(X) == oracle.predict(X)).all()
+
+
+def test_works_inside_scikit_learns_tools():
+    X, y = data(3)
+    groups = np.arange(len(y)) // 2
+    search = GridSearchCV(LinearProbe(), {"C": [0.1, 1.0]}, cv=3).fit(X, y)
+    assert search.best_params_["C"] in (0.1, 1.0)
+    assert len(cross_val_score(LinearProbe(), X, y, groups=groups, cv=GroupKFold(3))) == 3
+
+
+def test_a_fit_that_stops_early_warns():
+    X, y = data(3)
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+        probe = LinearProbe(C=100, max_iter=1).fit(X, y)
+    assert not probe.converged_
+    assert LinearProbe().fit(X, y).converged_
+
+
+def test_wrong_use():
+    X, y = data(2)
+    with pytest.raises(ValueError, match="at least two classes; got one class"):
+        LinearProbe().fit(X, np.zeros(len(y)))
+    with pytest.raises(NotFittedError):
+        LinearProbe().predict(X)
