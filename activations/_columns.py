@@ -35,9 +35,7 @@ def _to_cell(name: str, value: Any) -> Cell:
         return plain
     if isinstance(plain, int) and -_INT64 <= plain < _INT64:
         return int(plain)
-    raise StoreError(
-        f"column {name!r} holds {plain!r}: only text, bool, 64-bit integers and floats can be stored"
-    )
+    raise StoreError(f"column {name!r} holds {plain!r}: only text, bool, 64-bit integers and floats can be stored")
 
 
 def encode(name: str, cells: Sequence[Cell]) -> dict[str, tuple[str, Array]]:

@@ -86,9 +86,7 @@ class ActsBuffer:
         """Raise `StoreError` if a batch does not fit the batches before it; changes nothing."""
         if self._like and acts.keys() != self._like.keys():
             odd = sorted(f"{site} {span}" for site, span in acts.keys() ^ self._like.keys())
-            raise StoreError(
-                f"every batch of a condition needs the same activations; differing: {', '.join(odd)}"
-            )
+            raise StoreError(f"every batch of a condition needs the same activations; differing: {', '.join(odd)}")
         for (site, span), ragged in acts.items():
             what = f"{site} {span}"
             form = dtype_name(ragged.values), tuple(ragged.values.shape[1:])
@@ -104,9 +102,7 @@ class ActsBuffer:
         for (site, span), ragged in acts.items():
             if (site, span) not in self._growing:
                 self._like[site, span] = dtype_name(ragged.values), tuple(ragged.values.shape[1:])
-                self._growing[site, span] = GrowingRagged(
-                    group.create_group(f"acts/{site}/{span}"), like=ragged
-                )
+                self._growing[site, span] = GrowingRagged(group.create_group(f"acts/{site}/{span}"), like=ragged)
             self._growing[site, span].append(ragged)
 
     def entries(self) -> Entries:

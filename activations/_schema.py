@@ -44,9 +44,7 @@ class Schema:
         """The same with the store's own provenance added; raises `StoreError` if a key of it is taken."""
         taken = sorted(set(_OURS) & set(self.provenance))
         if taken:
-            raise StoreError(
-                f"provenance key {taken[0]!r} is written by the store itself; name yours otherwise"
-            )
+            raise StoreError(f"provenance key {taken[0]!r} is written by the store itself; name yours otherwise")
         own = {"created": _now(), "format_version": FORMAT_VERSION, "versions": _versions()}
         return Schema(
             model=self.model,

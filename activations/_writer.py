@@ -20,9 +20,7 @@ from seamscope.activations._schema import Schema
 from seamscope.hooks import Ragged, StoreError, choose
 
 
-def create_store(
-    path: str | os.PathLike[str], schema: Schema, *, replace_partial: bool = False
-) -> StoreWriter:
+def create_store(path: str | os.PathLike[str], schema: Schema, *, replace_partial: bool = False) -> StoreWriter:
     """Begin a store; use it in a `with` block, at whose end the file appears under its name.
 
     Until then, and for good if the block raises, it is called `<path>.partial`.

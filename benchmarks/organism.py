@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from seamscope.experiments import composition_gap, run_conditions
+from seamscope.experiments.organism._card import write_card
 from seamscope.experiments.tasks import DATA_SETS, get
 from seamscope.hooks import load_vlm
 from seamscope.probes import bootstrap_interval
@@ -41,12 +42,12 @@ def measure(checkpoint: str, data_set: str, *, n: int, seed: int) -> dict[str, d
 
 
 def main() -> None:
-    """Measure, print, and write `benchmarks/results/organism.json` if asked to."""
+    """Measure and print; with `--save`, write the result and the model card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=500, help="held-out items per data set")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/organism.json")
+    parser.add_argument("--save", action="store_true", help="write results/organism.json and the model card")
     options = parser.parse_args()
     started = time.time()
     found = {
@@ -70,6 +71,7 @@ def main() -> None:
     if options.save:
         target = Path(__file__).parent / "results" / "organism.json"
         target.write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
+        write_card(found, about)
     if options.json:
         flat = {
             c: {d: {k: v["estimate"] for k, v in skills.items()} for d, skills in sets.items()}

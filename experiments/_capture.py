@@ -32,10 +32,11 @@ def capture_items(
 ) -> None:
     """Capture items and their counterfactual partners, each object and reading span pooled to its mean.
 
-    One row per (item or partner, condition); both partners share their group, so no split separates them.
+    One row per (item or partner, condition), also where the partner is an item itself; both share their group, so
+    no split separates them.
     """
     conditions = tuple(conditions)
-    pairs = [member for item in items for member in (item, task.partner(item))]
+    pairs = list({member.id: member for item in items for member in (item, task.partner(item))}.values())
     schema = Schema(
         model=settings.model,
         task=task.name,
@@ -44,7 +45,7 @@ def capture_items(
     )
     size = settings.batch_size
     with (
-        create_store(path, schema) as store,
+        create_store(path, schema, replace_partial=True) as store,
         tqdm(total=len(pairs) * len(conditions), desc="capture", unit="run", disable=not progress) as bar,
     ):
         for start in range(0, len(pairs), size):

@@ -11,6 +11,7 @@ import typer
 from . import _options as o
 
 if TYPE_CHECKING:
+    from ._run import Settings
     from ._study import Study
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
     ) -> None:
         from ._run import Settings
 
-        chosen = {k: tuple(v) for k, v in (("sites", sites), ("spans", spans)) if v}
+        usual = Settings()
         settings = Settings(
             model=model,
             task=task,
@@ -63,16 +64,18 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
             dtype=dtype,
             attn_implementation=attn_implementation,
             batch_size=batch_size,
-            **chosen,
+            sites=tuple(sites or usual.sites),
+            spans=tuple(spans or usual.spans),
         )
         act(_open(settings, out, as_json=as_json), as_json)
 
 
 def _open(settings: Settings, out: Path | None, *, as_json: bool, compare: tuple[str, ...] = ()) -> Study:
+    from . import tasks
     from ._run import Run
     from ._study import Study
 
-    folder = out or Path("runs", Path(settings.task).stem if "/" in settings.task else settings.task)
+    folder = out or Path("runs", tasks.get(settings.task).name)
     return Study(Run(folder, settings), compare=compare, progress=o.on_a_terminal() and not as_json)
 
 
@@ -86,11 +89,11 @@ def _gap(study: Study, as_json: bool) -> None:
 
 def _capture(study: Study, as_json: bool) -> None:
     with study.store() as store:
-        found = {"store": study.run.folder / "activations.h5", "sites": store.sites, "spans": store.spans}
+        path, sites, spans = store.path, store.sites, store.spans
         rows = {condition: len(store.rows(condition)) for condition in store.conditions}
     if as_json:
-        return o.emit({**found, "rows": rows})
-    o.show(f"{found['store']}: {rows} rows, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
+        return o.emit({"store": path, "sites": sites, "spans": spans, "rows": rows})
+    o.show(f"{path}: {rows} rows, {len(sites)} sites, spans {', '.join(spans)}")
 
 
 def _probe(study: Study, as_json: bool) -> None:
@@ -222,12 +225,19 @@ def show_task(
     as_json: o.AsJson = False,
 ) -> None:
     """Write a contact sheet of a task's items and their counterfactual partners, to look at."""
+    from seamscope.hooks import RunError
+
     from . import tasks
+    from ._run import check_place, replacing
 
     task = tasks.get(name)
+    file = out or Path(f"{task.name}.{profile}.png")
+    if file.suffix not in (".png", ".pdf") or file.is_dir():
+        raise RunError(f"cannot draw {file}; --out must name a .png or .pdf file")
+    check_place(file.parent)
     look = tasks.Look(fonts=tuple(font)) if font else None
-    figure = tasks.contact_sheet(task, n=n, profile_name=profile, seed=seed, look=look)
-    file = out or Path(f"{Path(name).stem if '/' in name else name}.{profile}.png")
+    figure = tasks.contact_sheet(task, n=n, profile=profile, seed=seed, look=look)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=150, format=file.suffix[1:])
     o.emit({"sheet": file}) if as_json else o.show(f"contact sheet: {file}")

@@ -69,7 +69,7 @@ def decide(facts: Facts, limits: Thresholds) -> Decision:
 def _within_the_decoder(facts: Facts, limits: Thresholds) -> Decision:
     """The textual skill reads the intermediate up to a deadline: is it still there, and was it handed on?"""
     needed = max(facts.text_needs)
-    deadline = _last(facts.text_needs, lambda share: share >= limits.most * needed)
+    deadline = _last(facts.text_needs, lambda share: share >= limits.most * needed and needed >= limits.repair)
     arrival = _first(facts.reading, lambda share: share >= limits.there)
     last_seen = _last(facts.image, lambda share: share >= limits.there)
     leaves = None if last_seen == len(facts.image) - 1 else (-1 if last_seen is None else last_seen) + 1

@@ -44,7 +44,14 @@ class Examination:
         return "\n".join(lines)
 
 
-def examine(model: str, *, task: str, device: str, dtype: str, attn_implementation: str) -> Examination:
+def examine(
+    model: str,
+    *,
+    task: str = "cards.sort",
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+) -> Examination:
     """Load a model without refusing it, run every self-check, and encode one item of a task."""
     chosen = tasks.get(task)
     vlm = load_vlm(model, device=device, dtype=dtype, attn_implementation=attn_implementation, check=False)

@@ -72,7 +72,7 @@ def probe_curve(
     items: Items, hits: pd.DataFrame, *, condition: str, span: str, stack: str, kind: str = "object"
 ) -> Curve | None:
     """Which items a probe got right at each layer of a stack; `None` where nothing was probed."""
-    chosen = hits[(hits.condition == condition) & (hits.span == span) & (hits.stack == stack) & (hits.kind == kind)]
+    chosen = hits[(hits.condition == condition) & (hits.span == span) & (hits["stack"] == stack) & (hits.kind == kind)]
     chosen = chosen[chosen.layer.notna()] if stack != "projector" else chosen.assign(layer=0)
     if chosen.empty:
         return None

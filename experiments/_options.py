@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import pandas as pd
+import torch
 import typer
 
 from seamscope.hooks import SeamscopeError
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _refuse(reason: object) -> typer.Exit:
+    """Print what the user can mend as one line; raise what comes back to exit with 2."""
+    typer.echo("seamscope: " + " ".join(str(reason).split()), err=True)
+    return typer.Exit(2)
+
+
+def _usable(device: str) -> str:
+    """A device that tensors can be put on, before anything is loaded."""
+    try:
+        torch.empty(0, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: torch was built without CUDA
+        raise _refuse(f"cannot use device {device!r}; expected auto, cpu, cuda, cuda:1 or mps: {error}") from error
+    return device
+
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="organism, organism-composing, a checkpoint folder, or a hub id.")
@@ -39,7 +57,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="The run's folder, runs/TASK by default; the same command continues it."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", callback=_usable)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Attention = Annotated[str, typer.Option("--attn-implementation", help="sdpa or eager.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
@@ -53,9 +71,8 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except SeamscopeError as error:
-            typer.echo("seamscope: " + " ".join(str(error).split()), err=True)
-            raise typer.Exit(2) from error
+        except (SeamscopeError, OSError) as error:  # OSError: a disk that is full, a folder that may not be written
+            raise _refuse(error) from error
 
     return wrapped
 
@@ -71,16 +88,20 @@ def show(text: str) -> None:
 
 
 def emit(result: Any) -> None:
-    """Print one JSON object."""
-    typer.echo(json.dumps(result, default=_plain, allow_nan=True))
+    """Print one JSON object; numbers that are not finite become null."""
+    typer.echo(json.dumps(_plain(result), allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
-        return json.loads(value.to_json(orient="records"))
-    if hasattr(value, "item"):
-        return value.item()
-    return str(value)
+        return json.loads(value.to_json(orient="records", double_precision=15))
+    if isinstance(value, Mapping):
+        return {str(name): _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def gap_table(gap: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seamscope.activations import Store
+from seamscope.hooks import RunError
 from seamscope.probes import probe_grid, summarise
 
 from ._align import TEXT
@@ -16,6 +17,7 @@ from ._align import TEXT
 CELL: Final = ["condition", "site", "stack", "layer", "span"]
 OWN_OBJECT: Final = {True: "intermediate.{k}", False: "image.object.{k}"}
 READING: Final = ("question", "last")
+FOLDS: Final = 5
 
 
 def object_of(variable: str) -> int | None:
@@ -40,11 +42,14 @@ def study_grid(store: Store, *, seed: int) -> pd.DataFrame:
     targets = shared_targets(store)
     parts = []
     for condition in store.conditions:
-        spans = [s for s in READING if s in store.spans]
-        objects = [t for t in targets if object_of(t) is not None]
-        for names, at in ((objects, [OWN_OBJECT[condition in TEXT]]), (targets, spans)):
+        held = {span for _, span in store.cells(condition)}
+        own = OWN_OBJECT[condition in TEXT]
+        objects = [t for t in targets if (k := object_of(t)) is not None and own.format(k=k) in held]
+        for names, at in ((objects, [own]), (targets, [s for s in READING if s in held])):
             if names and at:
-                parts.append(probe_grid(store, names, spans=at, conditions=[condition], seed=seed))
+                parts.append(probe_grid(store, names, spans=at, conditions=[condition], folds=FOLDS, seed=seed))
+    if not parts:
+        raise RunError("there is nothing to probe: no captured span belongs to a variable of the task")
     return pd.concat(parts, ignore_index=True)
 
 

@@ -34,6 +34,10 @@ class Settings:
     sites: tuple[str, ...] = ("vision.*.resid_post", "projector.out", "lm.embed", "lm.*.resid_post")
     spans: tuple[str, ...] = ("objects", "question", "last", "reading", "objects+reading")
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise RunError(f"batch_size is {self.batch_size}; expected at least 1")
+
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """What another run was asked otherwise, as "name: theirs, not ours"; the batch size does not count."""
         mine = asdict(self)
@@ -57,13 +61,12 @@ class Run:
         self._check()
 
     def _check(self) -> None:
+        check_place(self.folder)
         if not self.folder.exists():
             return
-        if not self.folder.is_dir():
-            raise RunError(f"{self.folder} is a file; --out must name a folder")
         known = self.folder / SETTINGS_FILE
         if not known.exists():
-            if any(self.folder.iterdir()):
+            if any(file != partial_of(known) for file in self.folder.iterdir()):
                 raise RunError(f"{self.folder} holds something that is not a run; choose another --out")
             return
         differences = self.settings.differences(read_settings(self.folder))
@@ -88,16 +91,27 @@ class Run:
         if not finished.exists():
             made = make()
             with replacing(self.path(finished.name)) as temporary:
-                made.to_csv(temporary, index=False)
-        return pd.read_csv(finished, keep_default_na=False, na_values=["nan"], dtype=TEXT_COLUMNS)
+                made.to_csv(temporary, index=False, na_rep=MISSING)
+        try:
+            return pd.read_csv(finished, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{finished} is no table of a run ({error}); delete it to have it made again") from error
 
     def has(self, name: str) -> bool:
         """Whether a file of the run is finished."""
         return (self.folder / name).exists()
 
 
+MISSING: Final = "nan"  # an empty cell is an empty text
 # what a model says may look like a number
-TEXT_COLUMNS: Final = {"output": str, "said": str, "answer": str, "id": str, "group": str, "layer": "Int64"}
+TEXT_COLUMNS: Final[dict[str, Any]] = {
+    "output": str,
+    "said": str,
+    "answer": str,
+    "id": str,
+    "group": str,
+    "layer": "Int64",
+}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -106,8 +120,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise RunError(f"{folder} holds no run; give the --out folder of an earlier command")
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise RunError(f"{file} is not the settings of a run")
@@ -115,10 +129,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def settings_of(folder: Path) -> Settings:
-    """The settings of the run in a folder."""
-    found = read_settings(folder)
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in asdict(Settings())}
+    """The settings of the run in a folder; `RunError` where one of them is not of its kind."""
+    found, usual = read_settings(folder), asdict(Settings())
+    for name in usual.keys() & found.keys():
+        if not _alike(found[name], usual[name]):
+            raise RunError(f"{folder / SETTINGS_FILE}: {name} is {found[name]!r}; expected such as {usual[name]!r}")
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in usual}
     return replace(Settings(), **known)
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    if isinstance(usual, tuple):
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return type(value) is type(usual)
 
 
 def _listed(value: Any) -> Any:
@@ -126,10 +149,24 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder that is a file, lies below one, or may not be written, before any work is done."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise RunError(f"{nearest} is a file; --out must name a folder")
+    if not os.access(nearest, os.W_OK):
+        raise RunError(f"{nearest} may not be written; choose another --out")
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename it to `path` when the block has succeeded."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_of(path)
     try:
         yield temporary
         os.replace(temporary, path)

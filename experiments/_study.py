@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from seamscope.activations import Store, open_store
-from seamscope.hooks import Vlm, load_vlm
+from seamscope.hooks import RunError, Vlm, load_vlm
 
 from . import tasks
 from ._capture import capture_items
@@ -19,6 +19,7 @@ from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
 from ._locate import locate
 from ._plates import draw_plates, main_family
+from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import item_hits, study_grid, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
@@ -32,8 +33,9 @@ class Study:
 
     def __init__(self, run: Run, *, compare: Sequence[str] = (), progress: bool = False) -> None:
         self.run, self.progress = run, progress
-        self.compare = tuple(compare)
         self.task: Task = tasks.get(run.settings.task)
+        self.compare = tuple(tasks.get(name).name for name in compare)
+        check_span_sets(run.settings.spans)
 
     @property
     def settings(self) -> Settings:
@@ -44,7 +46,7 @@ class Study:
     def vlm(self) -> Vlm:
         """The model, loaded and checked."""
         vlm = self._load(untrained=self.settings.untrained)
-        vlm.expand(self.settings.sites)
+        check_sites(vlm, self.settings.sites, self.settings.spans)
         return vlm
 
     def _load(self, *, untrained: bool) -> Vlm:
@@ -74,10 +76,10 @@ class Study:
         return pd.concat([self._answers(name) for name in names], ignore_index=True)
 
     def _answers(self, name: str) -> pd.DataFrame:
-        task = tasks.get(name)
+        task = self.task if name == self.task.name else tasks.get(name)
 
         def make() -> pd.DataFrame:
-            items = self.items if task.name == self.task.name else self.items_of(task)
+            items = self.items if task is self.task else self.items_of(task)
             return run_conditions(
                 self.vlm,
                 task,
@@ -98,6 +100,7 @@ class Study:
         """The activations of direct and cascaded runs; of an untrained copy of the model, direct only."""
         name = "untrained.h5" if untrained else "activations.h5"
         if not self.run.has(name):
+            check_pairs(self.task, self.items)
             vlm = self._load(untrained=True) if untrained else self.vlm
             capture_items(
                 vlm,
@@ -119,6 +122,9 @@ class Study:
 
     @cached_property
     def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        if not self.run.has("probes.csv"):
+            check_probing(self.items)
+
         @cache
         def grids() -> tuple[pd.DataFrame, pd.DataFrame]:
             with self.store() as trained, self.store(untrained=True) as untrained:
@@ -133,10 +139,13 @@ class Study:
         return self.run.table("patch_rows", self._sweeps)
 
     def _sweeps(self) -> pd.DataFrame:
+        check_pairs(self.task, self.items)
         spans = self.settings.spans
         stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.settings.sites), spans=spans)
         back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
         plans = {name: back if name == "backpatch" else stream for name in EXPERIMENTS}
+        if not any(plans.values()):
+            raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
         return pd.concat([self._sweep(name, cells) for name, cells in plans.items() if cells], ignore_index=True)
 
     def _sweep(self, experiment: str, cells: list[Cell]) -> pd.DataFrame:
@@ -169,6 +178,10 @@ class Study:
 
     def report(self) -> Path:
         """Draw every figure and write `report.html` and `verdict.json`."""
+        if not self.run.has("verdict.json"):
+            check_pairs(self.task, self.items)
+            check_probing(self.items)
+            check_locating(self.vlm, self.items, self.settings.sites, self.settings.spans)
         tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects, "verdict": self.verdict}
         with replacing(self.run.path("verdict.json")) as temporary:
             temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")

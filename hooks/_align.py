@@ -54,9 +54,7 @@ def align(source: Ragged, lengths: Sequence[int], *, rule: str, where: str, ids:
         return source.values
     for item, given, needed in zip(ids, have, lengths, strict=True):
         if given != needed and (RULES[rule] is None or (needed and not given)):
-            raise SpanError(
-                f"{where}: the value has {given} tokens for item {item!r}, the batch {needed} ({rule=})"
-            )
+            raise SpanError(f"{where}: the value has {given} tokens for item {item!r}, the batch {needed} ({rule=})")
     rows = zip(source.split(), lengths, strict=True)
     return torch.cat([_fit(tokens, n, RULES[rule]) for tokens, n in rows])
 

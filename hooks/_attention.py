@@ -32,15 +32,11 @@ SUPPORTED = ("eager", "sdpa")
 
 
 @contextmanager
-def edit_attention(
-    attention: nn.Module, *, cut: Cut | None = None, reweigh: Reweigh | None = None
-) -> Iterator[None]:
+def edit_attention(attention: nn.Module, *, cut: Cut | None = None, reweigh: Reweigh | None = None) -> Iterator[None]:
     """Let `cut` restrict what an attention module may see, and `reweigh` replace its weights (eager only)."""
     before: Any = attention.config
     edited = copy.copy(before)
-    edited._attn_implementation_internal = (
-        NAME  # the property's setter would change shared sub-configurations
-    )
+    edited._attn_implementation_internal = NAME  # the property's setter would change shared sub-configurations
     edited.seamscope_original = getattr(before, "seamscope_original", before._attn_implementation)
     edited.seamscope_edits = (*getattr(before, "seamscope_edits", ()), (cut, reweigh))
     attention.config = edited
@@ -58,9 +54,7 @@ def _attend(
     eager = config.seamscope_original == "eager"
     for cut, _ in config.seamscope_edits:
         if cut is not None:
-            attention_mask = _restrict(
-                cut, attention_mask, query, key, eager=eager, causal=_is_causal(module, kwargs)
-            )
+            attention_mask = _restrict(cut, attention_mask, query, key, eager=eager, causal=_is_causal(module, kwargs))
     original = _original(module, config.seamscope_original)
     output, weights = original(module, query, key, value, attention_mask, **kwargs)
     for _, reweigh in config.seamscope_edits:
@@ -86,9 +80,7 @@ def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
-def _restrict(
-    cut: Cut, mask: Tensor | None, query: Tensor, key: Tensor, *, eager: bool, causal: bool
-) -> Tensor | None:
+def _restrict(cut: Cut, mask: Tensor | None, query: Tensor, key: Tensor, *, eager: bool, causal: bool) -> Tensor | None:
     """Cut from whatever mask came; an absent one means causal attention, or full where a single query is."""
     n_queries, n_keys = query.shape[2], key.shape[2]
     if mask is None:
@@ -116,6 +108,4 @@ def _mix(weights: Tensor, value: Tensor) -> Tensor:
 def require_editable(implementation: str) -> None:
     """Raise `ModelError` for attention implementations whose masks are not understood here."""
     if implementation not in SUPPORTED:
-        raise ModelError(
-            f"knockout works under {' and '.join(SUPPORTED)} attention, not under {implementation!r}"
-        )
+        raise ModelError(f"knockout works under {' and '.join(SUPPORTED)} attention, not under {implementation!r}")

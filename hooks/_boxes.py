@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 _SLACK = 1e-6
 
 
-def box_cells(
-    processor: Any, box: Box, *, size: tuple[int, int], pixels: tuple[int, int], visual: Visual
-) -> list[int]:
+def box_cells(processor: Any, box: Box, *, size: tuple[int, int], pixels: tuple[int, int], visual: Visual) -> list[int]:
     """Number the patches, row by row from the top left, that share area with `box`.
 
-    `size` is (width, height) of the original image, `pixels` (height, width) of the processed one, which may
-    end in a strip too narrow for a patch. A box without area has the one patch that its centre is in; a box
-    outside all patches (cropped away) has none. Raises `SpanError` for a processor whose geometry is not known.
+    `size` is (width, height) of the original image, `pixels` (height, width) of the processed one, which
+    may end in a strip too narrow for a patch. A box without area has the one patch that its centre is in; a
+    box outside all patches (cropped away) has none. Raises `SpanError` for a processor whose geometry is
+    not known.
     """
     across, down = _axes(processor, size, pixels)
     height, width = visual.grid

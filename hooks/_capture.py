@@ -54,15 +54,11 @@ class Activations(Mapping[Any, Any]):
     def _refuse(self, key: str | tuple[str, str]) -> Tensor | Ragged:
         site = choose("captured site", key if isinstance(key, str) else key[0], self.sites, SiteError)
         if isinstance(key, str) and self.spans is not None:
-            raise SpanError(
-                f"{site} was captured at spans; read acts[{site!r}, span] for one of: {self.spans}"
-            )
+            raise SpanError(f"{site} was captured at spans; read acts[{site!r}, span] for one of: {self.spans}")
         if not isinstance(key, str):
             choose("captured span", key[1], self.spans or (), SpanError)
             require_span(Site.parse(site), key[1])
-        raise SiteError(
-            f"{site} was not computed: no forward pass was run inside capture, or none with images"
-        )
+        raise SiteError(f"{site} was not computed: no forward pass was run inside capture, or none with images")
 
 
 @contextmanager

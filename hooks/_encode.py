@@ -65,9 +65,7 @@ class Encoder:
     def _process(self, framed: list[Framed], prompts: list[Prompt], padding: Padding) -> dict[str, Tensor]:
         tokenizer = self.processor.tokenizer
         if not tokenizer.is_fast:
-            raise ModelError(
-                f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed"
-            )
+            raise ModelError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed")
         begun = tokenizer.bos_token is not None and framed[0].text.startswith(tokenizer.bos_token)
         images = [picture.image for prompt in prompts for picture in prompt.pictures]
         out = self.processor(
@@ -139,9 +137,7 @@ def _named(item: Promptable | Prompt, row: int, condition: str | None) -> Named:
     if isinstance(item, Prompt):
         return str(row), item
     if not isinstance(item, Promptable):
-        raise RunError(
-            f"cannot encode a {type(item).__name__}; expected a Prompt, or an item with id and prompt()"
-        )
+        raise RunError(f"cannot encode a {type(item).__name__}; expected a Prompt, or an item with id and prompt()")
     if condition is None:
         raise RunError("items are encoded under a condition: encode(items, condition=...)")
     return item.id, item.prompt(condition)

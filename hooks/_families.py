@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Visual:
     """How the images of one batch became tokens.
 
-    `grid` is (height, width) of one image in patches of `patch` pixels, `tokens` its number of image tokens, `dropped` how
-    many of the tower's first tokens the model leaves out, `prefix` how many tower tokens precede the
-    patches (CLS).
+    `grid` is (height, width) of one image in patches of `patch` pixels, `tokens` its number of image
+    tokens, `dropped` how many of the tower's first tokens the model leaves out, `prefix` how many tower
+    tokens precede the patches (CLS).
     """
 
     grid: tuple[int, int]

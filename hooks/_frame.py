@@ -60,9 +60,7 @@ def _validate(processor: Any, prompt: Prompt, name: str) -> None:
         raise SpanError(f"the text of item {name!r} contains the image placeholder {processor.image_token!r}")
     for span in (span for segment in prompt.segments for span in segment.spans):
         if span.split(".")[0] in RESERVED:
-            raise SpanError(
-                f"item {name!r} names a segment {span!r}; the names {', '.join(RESERVED)} are reserved"
-            )
+            raise SpanError(f"item {name!r} names a segment {span!r}; the names {', '.join(RESERVED)} are reserved")
 
 
 def _render(processor: Any, prompt: Prompt, name: str) -> tuple[str, int, tuple[int, int]]:

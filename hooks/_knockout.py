@@ -70,9 +70,7 @@ class _Scissors:
             return None
         n_queries, n_keys = allowed.shape[-2:]
         if self._closed is None or wiring.batch.width != n_queries:
-            raise SiteError(
-                f"knockout: attention has {n_queries} queries, the batch {wiring.batch.width} positions"
-            )
+            raise SiteError(f"knockout: attention has {n_queries} queries, the batch {wiring.batch.width} positions")
         closed = self._closed.to(allowed.device)
         closed = torch.nn.functional.pad(closed, (0, n_keys - n_queries))
         kept = allowed & ~closed

@@ -80,9 +80,7 @@ def _resolve(name: str) -> str:
     if path.exists() or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         return _folder(path, repr(name))
     if "/" not in name:  # what is on a hub has its owner's name before it
-        choose(
-            "model", name, [*installed, "the path of a checkpoint folder", "owner/name on a hub"], ModelError
-        )
+        choose("model", name, [*installed, "the path of a checkpoint folder", "owner/name on a hub"], ModelError)
     return name
 
 
@@ -117,9 +115,7 @@ def _trained(source: str, settings: dict[str, Any]) -> PreTrainedModel:
     model, report = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **settings)
     absent = sorted({*report["missing_keys"], *(str(each[0]) for each in report["mismatched_keys"])})
     if absent:  # transformers would leave them random
-        raise ModelError(
-            f"the checkpoint lacks {len(absent)} weights or has them in other shapes: {absent[0]}, …"
-        )
+        raise ModelError(f"the checkpoint lacks {len(absent)} weights or has them in other shapes: {absent[0]}, …")
     return model
 
 
@@ -143,9 +139,7 @@ def _refuse_untrustworthy(vlm: Vlm) -> None:
     failed = [check for check in run_checks(vlm) if not check.passed]
     if failed:
         told = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-        raise ModelError(
-            f"{vlm.name!r} fails {len(failed)} self-checks, so its sites cannot be trusted: {told}"
-        )
+        raise ModelError(f"{vlm.name!r} fails {len(failed)} self-checks, so its sites cannot be trusted: {told}")
 
 
 @contextmanager

@@ -120,9 +120,7 @@ class _Writer:
     def _fitted(self, new: Tensor | None, there: Tensor) -> Tensor:
         if new is None or new.shape != there.shape:
             got = None if new is None else tuple(new.shape)
-            raise SiteError(
-                f"{self._patch.site}: the value has shape {got}, but {tuple(there.shape)} is needed"
-            )
+            raise SiteError(f"{self._patch.site}: the value has shape {got}, but {tuple(there.shape)} is needed")
         return new.to(there.device, there.dtype)
 
 
@@ -132,9 +130,7 @@ def _validate(patch: Patch, point: Point, vlm: Vlm) -> None:
     if span is not None:
         require_span(site, span)
     if isinstance(value, Tensor) and span is not None:
-        raise SpanError(
-            f"{site} at {span!r} needs a Ragged or a function; a tensor replaces a whole site (span=None)"
-        )
+        raise SpanError(f"{site} at {span!r} needs a Ragged or a function; a tensor replaces a whole site (span=None)")
     if isinstance(value, Ragged) and span is None:
         raise SpanError(f"{site} is given a Ragged, so it needs the span whose tokens those are")
     if not isinstance(value, Tensor | Ragged) and not callable(value):

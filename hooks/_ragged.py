@@ -73,9 +73,7 @@ class Ragged:
         """Give one tensor; raise `SpanError` unless every row has equally many tokens."""
         sizes = sorted(set(self.lengths.tolist()))
         if len(sizes) > 1:
-            raise SpanError(
-                f"rows have from {sizes[0]} to {sizes[-1]} tokens; pool them, or read them with split()"
-            )
+            raise SpanError(f"rows have from {sizes[0]} to {sizes[-1]} tokens; pool them, or read them with split()")
         return self.values.reshape(len(self), sizes[0] if sizes else 0, *self.values.shape[1:])
 
     def mean(self) -> Float[Tensor, rows * feature]:
@@ -104,9 +102,7 @@ class Ragged:
     def _require_tokens(self, verb: str) -> None:
         empty = (self.lengths == 0).nonzero().flatten().tolist()
         if empty:
-            raise SpanError(
-                f"cannot take the {verb} of rows without tokens: {empty[:8]}; select the others first"
-            )
+            raise SpanError(f"cannot take the {verb} of rows without tokens: {empty[:8]}; select the others first")
 
 
 POOLS: dict[str, Callable[[Ragged], Tensor]] = {"mean": Ragged.mean, "last": Ragged.last}

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Score:
     """Teacher-forced scores of a batch's answers, their end-of-sequence tokens included.
 
-    `logprob` is the total log-probability (nats, float32), `first` whether the first token is the likeliest one,
-    `greedy` whether every token is: then greedy decoding says exactly the answer. All have shape (batch,).
+    `logprob` is the total log-probability (nats, float32), `first` whether the first token is the likeliest
+    one, `greedy` whether every token is: then greedy decoding says exactly the answer. All have shape
+    (batch,).
     """
 
     logprob: Float[Tensor, " batch"]

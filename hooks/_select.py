@@ -32,9 +32,7 @@ def has_span(site: Site, span: str) -> bool:
 def require_span(site: Site, span: str) -> None:
     """Raise `SpanError` for a span of text at a site that holds patches of images only."""
     if not has_span(site, span):
-        raise SpanError(
-            f"{site} holds image patches only, so it has no {span!r}; it has image and image.object.k"
-        )
+        raise SpanError(f"{site} holds image patches only, so it has no {span!r}; it has image and image.object.k")
 
 
 class Selection:

@@ -98,9 +98,7 @@ def _trimmed(text: str, ranges: Offsets) -> Offsets:
     return trimmed
 
 
-def _first_answer(
-    marks: Sequence[Mark], held: dict[str, Held], ranges: Offsets, real: Held, name: str
-) -> int:
+def _first_answer(marks: Sequence[Mark], held: dict[str, Held], ranges: Offsets, real: Held, name: str) -> int:
     """Give the position of the first answer token, or without answer the one after the last token."""
     answer = next((mark for mark in marks if mark.name == "answer"), None)
     if answer is None:

@@ -81,9 +81,7 @@ class Taps:
 
     def _output_hook(self, place: Place) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if not isinstance(
-                output, tuple
-            ):  # a decoder layer gives a tensor: output[0] would be a batch row
+            if not isinstance(output, tuple):  # a decoder layer gives a tensor: output[0] would be a batch row
                 return self._pass(place, output)
             value = self._pass(place, output[place.item])
             return (*output[: place.item], value, *output[place.item + 1 :])

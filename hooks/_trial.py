@@ -42,9 +42,7 @@ def run_trial(vlm: Vlm) -> Trial:
     batch = vlm.encode([prompt(vlm, 4, image=number) for number in (0, 1)])
     layers, tower = _some(vlm.n_layers), {*_some(vlm.n_vision_layers), *vlm.vision_read_layers}
     kept = {f"lm.{layer}." for layer in layers} | {f"vision.{layer}." for layer in tower}
-    sites = tuple(
-        site for site in vlm.sites if site.count(".") == 1 or any(site.startswith(each) for each in kept)
-    )
+    sites = tuple(site for site in vlm.sites if site.count(".") == 1 or any(site.startswith(each) for each in kept))
     logits = vlm.forward(batch)
     with torch.inference_mode(), capture(vlm, sites) as acts:
         out = vlm.model(**batch.inputs, use_cache=False, output_hidden_states=True)

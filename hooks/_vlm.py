@@ -169,7 +169,8 @@ class Vlm:
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Continue each prompt greedily until the end-of-sequence token; give the new texts, stripped.
 
-        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or with answers.
+        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or with
+        answers.
         """
         if "answer" in batch.span_names:
             raise RunError("this batch already holds answers; encode it without them to generate")
@@ -177,9 +178,7 @@ class Vlm:
             raise RunError("rows padded on the right cannot be continued; encode(..., padding='left')")
         tokenizer, config = self.processor.tokenizer, self.model.generation_config
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        settings["eos_token_id"] = (
-            config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-        )
+        settings["eos_token_id"] = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         settings |= {
             "pad_token_id": tokenizer.pad_token_id,
             "max_new_tokens": max_new_tokens,

@@ -49,9 +49,7 @@ class Cell:
             used = np.flatnonzero(alike[0].labelled & self.held)
             for fold in range(int(folds.max()) + 1):
                 train, test = used[folds[used] != fold], used[folds[used] == fold]
-                records += [
-                    {**r, "fold": fold, "groups": groups[test]} for r in self._fold(alike, train, test, C)
-                ]
+                records += [{**r, "fold": fold, "groups": groups[test]} for r in self._fold(alike, train, test, C)]
         return records
 
     def _fold(self, targets: list[Labels], train: Codes, test: Codes, C: float) -> Iterator[Record]:
@@ -114,5 +112,5 @@ def _counts(real: Codes, train: Codes, test: Codes) -> Record:
         "n_train": len(train),
         "n_test": len(test),
         "n_classes": n_classes,
-        "starved": len(train) < STARVED * n_classes,
+        "starved": len(train) < STARVED * max(n_classes, 2),
     }

@@ -104,9 +104,7 @@ def _groups(condition: str, rows: pd.DataFrame) -> NDArray[np.object_]:
     return rows["group"].astype(str).to_numpy(dtype=object)
 
 
-def _in_threads(
-    fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int | None
-) -> list[Record]:
+def _in_threads(fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int | None) -> list[Record]:
     """Fit the cells side by side, each with one thread of torch: on small cells more of them cost time."""
     count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -43,9 +43,7 @@ def make_labels(rows: pd.DataFrame, target: str, *, control: bool, shuffled: boo
     """
     real = _codes(_column(rows, "var:", target))
     if real.max(initial=-1) < 1:
-        raise StoreError(
-            f"target {target!r} has {real.max(initial=-1) + 1} classes; a probe needs at least 2"
-        )
+        raise StoreError(f"target {target!r} has {real.max(initial=-1) + 1} classes; a probe needs at least 2")
     problems = {"real": real}
     if control:
         types = _codes(_column(rows, "type:", target))

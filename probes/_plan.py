@@ -25,9 +25,7 @@ class Planned:
     targets: tuple[str, ...]
 
 
-def plan_cells(
-    store: Store, *, targets: Sequence[str], sites: Names, spans: Names, conditions: Names
-) -> list[Planned]:
+def plan_cells(store: Store, *, targets: Sequence[str], sites: Names, spans: Names, conditions: Names) -> list[Planned]:
     """Every cell that the store has and that was asked for, in the store's order.
 
     Raises:
@@ -45,9 +43,7 @@ def plan_cells(
         if site in wanted_sites and span in targets_at
     ]
     if not cells:
-        raise StoreError(
-            f"{store.path} has none of these sites at these spans under {', '.join(wanted_conditions)}"
-        )
+        raise StoreError(f"{store.path} has none of these sites at these spans under {', '.join(wanted_conditions)}")
     return cells
 
 
@@ -55,17 +51,13 @@ def _named(names: Names, default: Sequence[str]) -> list[str]:
     return list(default) if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _resolve(
-    spans: Sequence[str], targets: Sequence[str], known: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
+def _resolve(spans: Sequence[str], targets: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The targets to probe for at each span; `{k}` becomes the first number in the name of a target."""
     found: dict[str, dict[str, None]] = {}
     for span in spans:
         own = [(span.replace(_OWN, number), t) for t in targets if (number := _number(t)) or _OWN not in span]
         if not own:
-            raise SpanError(
-                f"span {span!r} needs a target with a number in its name; got {', '.join(targets)}"
-            )
+            raise SpanError(f"span {span!r} needs a target with a number in its name; got {', '.join(targets)}")
         for name, target in own:
             found.setdefault(choose("span", name, known, SpanError), {})[target] = None
     return {span: tuple(names) for span, names in found.items()}

@@ -31,7 +31,7 @@ class LogisticFit:
         coef: weights, (problems, classes, d), float64.
         intercept: (problems, classes), float64.
         converged: whether the estimated gap to the optimum is within the tolerance, (problems,), bool.
-        n_iter: iterations until each problem was first within it, (problems,), int64.
+        n_iter: iterations until each problem was within it and stopped, (problems,), int64.
         objective: what was minimised, in scikit-learn's scale, (problems,), float64.
     """
 
@@ -89,6 +89,7 @@ class _Problems:
     weight: Tensor  # (n, problems, 1), cost, or 0 outside the training set
     absent: Tensor  # (problems, classes), -inf where the class is absent, else 0
     cost: Tensor  # (problems,), C, halved for two classes
+    squares: Tensor  # (r + 1,), sum of squares of each column of Z
 
     @classmethod
     def build(cls, Z: Tensor, Y: Tensor, C: float) -> _Problems:
@@ -101,7 +102,7 @@ class _Problems:
         # two softmax rows of -+delta/2 pay half the penalty of scikit-learn's single row delta
         cost = torch.where(present.sum(1) == 2, C / 2, C).to(Z)
         Z = torch.cat([Z, torch.ones_like(Z[:, :1])], 1)
-        return cls(Z, labels, onehot, trained * cost[:, None], absent, cost)
+        return cls(Z, labels, onehot, trained * cost[:, None], absent, cost, (Z**2).sum(0))
 
     def logits(self, W: Tensor) -> Tensor:
         return (self.Z @ W.flatten(1)).view(-1, *W.shape[1:])
@@ -125,7 +126,7 @@ class _Problems:
     def curvature(self, p: Tensor) -> Tensor:
         """Diagonal of the Hessian, as if p (1 - p) were the same in all rows: (r + 1, problems, classes)."""
         spread = torch.addcmul(p, p, p, value=-1).mul_(self.weight).mean(0)
-        diagonal = (self.Z**2).sum(0)[:, None, None] * spread
+        diagonal = self.squares[:, None, None] * spread
         diagonal[:-1] += 1
         return diagonal.clamp_(min=1e-8)
 
@@ -135,15 +136,15 @@ def _minimise(problems: _Problems, rtol: float, max_iter: int) -> tuple[Tensor, 
     logits = problems.logits(W)
     f, p = problems.value(W, logits)
     grad = problems.gradient(W, p)
-    n_iter = torch.full(f.shape, max_iter).to(W.device)
+    n_iter = torch.zeros_like(f, dtype=torch.long)
     pairs: deque[Pair] = deque(maxlen=_MEMORY)
     for step in range(max_iter + 1):
         diagonal = problems.curvature(p)
         converged = _gap(grad, diagonal) <= rtol * f.clamp(min=1e-12)
-        n_iter = torch.where(converged, n_iter.clamp(max=step), max_iter)
         if converged.all() or step == max_iter:
             break
-        direction = -_inverse_hessian(grad, diagonal, pairs)
+        n_iter += ~converged
+        direction = -_inverse_hessian(grad, diagonal, pairs) * ~converged[:, None]  # the others stand still
         t, logits, f, p = _line_search(problems, W, logits, f, direction, _dot(grad, direction))
         W = W + t * direction
         new = problems.gradient(W, p)
@@ -157,8 +158,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gap(grad: Tensor, diagonal: Tensor) -> Tensor:
-    """Bound of the distance to the optimum: the penalty alone gives curvature 1 in every weight."""
-    return 0.5 * ((grad[:-1] ** 2).sum((0, 2)) + (grad[-1] ** 2 / diagonal[-1]).sum(1))
+    """Distance to the optimum, bounded by a curvature of at least 1 (the penalty's own) in every weight.
+
+    Intercepts are not penalised; theirs is taken as 1 or, where that is less, as what it is here.
+    """
+    return 0.5 * _dot(grad, grad / diagonal.clamp(max=1))
 
 
 def _pair(step: Tensor, change: Tensor) -> Pair:
@@ -172,10 +176,18 @@ def _inverse_hessian(grad: Tensor, diagonal: Tensor, pairs: deque[Pair]) -> Tens
     for step, change, rho in reversed(pairs):
         weights.append(rho * _dot(step, q)[:, None])
         q = q - weights[-1] * change
-    q = q / diagonal
+    q = q / diagonal * _fitted(diagonal, pairs)
     for step, change, rho in pairs:
         q = q + step * (weights.pop() - rho * _dot(change, q)[:, None])
     return q
+
+
+def _fitted(diagonal: Tensor, pairs: deque[Pair]) -> Tensor:
+    """Factor that makes the preconditioner agree with the last step (equation 7.20 there)."""
+    if not pairs:
+        return diagonal.new_ones(1)
+    step, change, rho = pairs[-1]
+    return torch.where(rho > 0, _dot(step, change) / _dot(change, change / diagonal), 1)[:, None]
 
 
 def _line_search(

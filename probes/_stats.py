@@ -36,9 +36,7 @@ def bootstrap_interval(
     array = np.asarray(values, dtype=np.float64)
     labels = np.arange(len(array)) if groups is None else np.asarray(groups)
     if array.shape != labels.shape or array.ndim != 1:
-        raise ValueError(
-            f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}"
-        )
+        raise ValueError(f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}")
     code = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(code)
     if len(sizes) < 2:

@@ -24,9 +24,7 @@ def summarise(grid: pd.DataFrame, *, n: int = 2000, level: float = 0.95, seed: i
     """
     cells = grid.groupby(_CELL, sort=False, dropna=False)
     options = {"n": n, "level": level, "seed": seed}
-    return pd.DataFrame(
-        [{**dict(zip(_CELL, key, strict=True)), **_row(cell, options)} for key, cell in cells]
-    )
+    return pd.DataFrame([{**dict(zip(_CELL, key, strict=True)), **_row(cell, options)} for key, cell in cells])
 
 
 def _row(cell: pd.DataFrame, options: dict[str, Any]) -> dict[str, Any]:

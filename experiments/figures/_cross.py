@@ -69,9 +69,7 @@ def _curve(ax: Axes, table: pd.DataFrame, span: str, *, size: float) -> None:
     colour, marker = look(span)
     crossed, control = (table[table.experiment == name] for name in ("cross", "cross_control"))
     band = f"{span} 95 %"
-    ax.fill_between(
-        crossed.x, crossed.right_low, crossed.right_high, color=colour, alpha=0.2, lw=0, label=band
-    )
+    ax.fill_between(crossed.x, crossed.right_low, crossed.right_high, color=colour, alpha=0.2, lw=0, label=band)
     ax.plot(crossed.x, crossed.right, color=colour, marker=marker, ms=size, label=span, zorder=3)
     dashed = f"{span} control"
     ax.plot(control.x, control.right, color=colour, linestyle=CONTROL, lw=0.8, label=dashed, zorder=2)

@@ -78,9 +78,7 @@ def _draw_task(ax: Axes, table: pd.DataFrame, place: int, shown: list[str], *, r
             top = max(top, whole.high)
         if passing is not None:
             ax.vlines(spot + 0.2 * width, passing.low, passing.high, colors=INK, lw=0.7, zorder=3)
-            ax.plot(
-                [spot + 0.2 * width], [passing.estimate], "o", mfc="white", mec=INK, ms=3, mew=0.7, zorder=4
-            )
+            ax.plot([spot + 0.2 * width], [passing.estimate], "o", mfc="white", mec=INK, ms=3, mew=0.7, zorder=4)
             top = max(top, passing.high)
     _bracket(ax, table, spots, level=top + 0.04, room=room)
 
@@ -128,11 +126,7 @@ def _finish(ax: Axes, tasks: list[str], shown: list[str], *, chance: bool, passi
     handles: list[Artist] = [Patch(color=tint(COLOURS[name], 0.72), label=NAMES[name]) for name in shown]
     handles.append(Patch(color="#bbbbbb", label="all items (■)"))
     if passing:
-        handles.append(
-            Line2D([], [], color=INK, lw=0.7, marker="o", mfc="white", mew=0.7, label="both steps pass (○)")
-        )
+        handles.append(Line2D([], [], color=INK, lw=0.7, marker="o", mfc="white", mew=0.7, label="both steps pass (○)"))
     if chance:
-        handles.append(
-            Line2D([], [], color=COLOURS["chance"], linestyle=DASHES["chance"], lw=0.8, label="chance")
-        )
+        handles.append(Line2D([], [], color=COLOURS["chance"], linestyle=DASHES["chance"], lw=0.8, label="chance"))
     legend_above(ax, handles, columns=3)

@@ -44,9 +44,7 @@ def causal_key(ax: Axes, causal: str) -> None:
     done = MEANING.get(causal, f"patched ({causal})")
     title = f"share of log-probability\nmoved when the state here\nis {done}"
     line = Line2D([], [], color=INK, lw=1.1, label="height in the row: 0 to 1")
-    dot = Line2D(
-        [], [], color=INK, lw=0, marker="o", ms=3.4, mec="white", mew=0.4, label="95 % interval excludes 0"
-    )
+    dot = Line2D([], [], color=INK, lw=0, marker="o", ms=3.4, mec="white", mew=0.4, label="95 % interval excludes 0")
     legend = ax.legend(
         handles=[line, dot], loc="upper left", bbox_to_anchor=(_LEFT[2], 0),
         bbox_transform=_under(ax, BELOW - 5), title=title, title_fontsize=SMALL, handlelength=1.2,

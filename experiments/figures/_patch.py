@@ -59,9 +59,7 @@ def patch_heatmap(
     table = table[[site in depth for site in table.target_site]]
     spans = [name for name in SPANS if name in set(table.span)]
     spans += [name for name in distinct(table, "span") if name not in spans]
-    at = [
-        (spans.index(span), depth.x(site)) for span, site in zip(table.span, table.target_site, strict=True)
-    ]
+    at = [(spans.index(span), depth.x(site)) for span, site in zip(table.span, table.target_site, strict=True)]
     _mesh(ax, table, at, (len(spans), len(depth)), value=value)
     dress(ax, depth, room=_ROOM)
     ax.set_yticks(range(len(spans)), [NAMES.get(name, name) for name in spans])
@@ -70,9 +68,7 @@ def patch_heatmap(
 
 
 @styled
-def backpatch_matrix(
-    effects: pd.DataFrame, ax: Axes | None = None, *, span: str, value: str = "right"
-) -> Axes:
+def backpatch_matrix(effects: pd.DataFrame, ax: Axes | None = None, *, span: str, value: str = "right") -> Axes:
     """Effect of writing a later layer's state (up) into an earlier layer (across), at one span set.
 
     `value` and the marks are those of `patch_heatmap`; the half in which nothing is earlier stays empty.
@@ -142,9 +138,7 @@ def _marks(ax: Axes, table: pd.DataFrame, at: list[tuple[int, int]], *, value: s
     for (row, column), hatched in zip(at, nothing, strict=True):
         if hatched:
             ax.add_patch(
-                Rectangle(
-                    (column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", ec=FAINT, lw=0, zorder=0.45
-                )
+                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, hatch="////", ec=FAINT, lw=0, zorder=0.45)
             )
     if nothing.any():
         label = f"95 % interval holds {NOTHING[value]}"
@@ -162,9 +156,7 @@ def _numbers(ax: Axes, grid: Any, mesh: Any) -> None:
     for (row, column), word in words.items():
         red, green, blue, _ = mesh.cmap(mesh.norm(grid[row, column]))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        ax.text(
-            column, row, word, ha="center", va="center", size=SMALL, color="white" if dark else INK, zorder=1
-        )
+        ax.text(column, row, word, ha="center", va="center", size=SMALL, color="white" if dark else INK, zorder=1)
 
 
 def _frame(ax: Axes) -> None:

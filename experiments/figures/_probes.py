@@ -139,14 +139,10 @@ def _words(ax: Axes, span: str) -> None:
 
 
 def _handles(conditions: Sequence[str], controls: Sequence[str]) -> list[Artist]:
-    strong = [
-        Line2D([], [], color=COLOURS[name], marker=MARKERS[name], label=NAMES[name]) for name in conditions
-    ]
+    strong = [Line2D([], [], color=COLOURS[name], marker=MARKERS[name], label=NAMES[name]) for name in conditions]
     names = ["chance", *controls]
     thin = [
-        Line2D(
-            [], [], color=COLOURS[n], linestyle=DASHES[n], lw=0.9 if n == "chance" else 0.6, label=NAMES[n]
-        )
+        Line2D([], [], color=COLOURS[n], linestyle=DASHES[n], lw=0.9 if n == "chance" else 0.6, label=NAMES[n])
         for n in names
     ]
     return [*strong, *thin]

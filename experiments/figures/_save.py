@@ -45,9 +45,7 @@ def save(
     with matplotlib.rc_context(RC):
         figure.savefig(pdf, metadata={"CreationDate": None})
         figure.savefig(png, dpi=dpi, metadata={"Software": None})
-    tables = (
-        {name: data} if isinstance(data, pd.DataFrame) else {f"{name}.{key}": t for key, t in data.items()}
-    )
+    tables = {name: data} if isinstance(data, pd.DataFrame) else {f"{name}.{key}": t for key, t in data.items()}
     for stem, table in tables.items():
         table.to_csv(folder / f"{stem}.csv", index=False)
     return Saved(name=name, pdf=pdf, png=png, csv=tuple(folder / f"{stem}.csv" for stem in tables))

@@ -56,9 +56,7 @@ def summary_path(
     interval of the effect excludes 0. The box is the verdict's locus over the interval of its layer; classes
     that are no loss have none. Raises `RunError` for what is missing.
     """
-    places = [
-        place for place in PLACES if place in set(need(probes, "probes", ("span",)).span.map(span_family))
-    ]
+    places = [place for place in PLACES if place in set(need(probes, "probes", ("span",)).span.map(span_family))]
     if not places:
         raise RunError(f"the probes table has none of the spans {', '.join(PLACES)}")
     lines = {place: probe_lines(probes, span=place, target=target) for place in places}
@@ -116,9 +114,7 @@ def _effects(ax: Axes, table: pd.DataFrame, depth: Depth, row: int, *, name: str
     ax.plot(table.x, y, color=INK, lw=1.1, zorder=5, label=f"{name} effect", path_effects=halo)
     sure = (table.low > 0) | (table.high < 0)
     size = marker_size(len(depth)) + 0.4
-    ax.plot(
-        table.x[sure], y[sure], "o", color=INK, ms=size, mec="white", mew=0.4, zorder=6, label=f"{name} sure"
-    )
+    ax.plot(table.x[sure], y[sure], "o", color=INK, ms=size, mec="white", mew=0.4, zorder=6, label=f"{name} sure")
 
 
 def _rows(ax: Axes, lines: dict[str, pd.DataFrame], places: list[str]) -> None:
@@ -189,8 +185,6 @@ def _flow(ax: Axes, depth: Depth, places: list[str]) -> None:
     if run is None or run[0] < 2 or len(places) < 2:
         return
     x, last = run[0] - 0.95, len(places) - 1
-    ax.annotate(
-        "", (x, last), (x, CASCADED[1] + 0.1), arrowprops={"arrowstyle": "-|>", "color": FAINT, "lw": 0.8}
-    )
+    ax.annotate("", (x, last), (x, CASCADED[1] + 0.1), arrowprops={"arrowstyle": "-|>", "color": FAINT, "lw": 0.8})
     middle = (last + CASCADED[1]) / 2
     ax.text(x - 0.25, middle, "attention", rotation=90, ha="right", va="center", size=SMALL, color=FAINT)

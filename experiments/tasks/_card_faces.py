@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from seamscope.hooks import Box
 
 from ._canvas import FINE, Canvas, Ink
-from ._style import font
+from ._style import CAPITALS, HANDWRITTEN, font
 
 SYMBOLS: Final = {"spades": "♠", "hearts": "♥", "diamonds": "♦", "clubs": "♣"}
 RED: Final = (200, 25, 35)
@@ -25,27 +25,32 @@ PANEL: Final = (250, 245, 228)
 def draw_card(canvas: Canvas, at: tuple[float, float, float, float], *, rank: str, suit: str) -> Box:
     """Draw a card with these corners (left, top, right, bottom) and note its box."""
     ink = RED if suit in ("hearts", "diamonds") else BLACK
-    box = canvas.bound(*map(round, at))  # as Pillow rounds the corners of a rounded rectangle
+    left, top, right, bottom = map(round, at)  # as Pillow rounds the corners of a rounded rectangle
     if canvas.style.profile.name == "small":
         radius = 2 * canvas.style.profile.unit
         canvas.draw.rounded_rectangle(at, radius=radius, fill=WHITE, outline=EDGE)
         _small_face(canvas, at, rank, suit, ink)
-    else:
-        _full_card(canvas, box, rank, suit, ink)
+        written = canvas.style.font == HANDWRITTEN  # then the rank may look over the edge
+        above = round(at[1] + 2 - (1 - CAPITALS) / 2 * _largest(canvas, at)) if written else top
+        return canvas.bound(left, min(top, above), right, bottom)
+    box = canvas.bound(left, top, right, bottom)
+    _full_card(canvas, box, rank, suit, ink)
     return box
 
 
-def _small_face(
-    canvas: Canvas, at: tuple[float, float, float, float], rank: str, suit: str, ink: Ink
-) -> None:
+def _largest(canvas: Canvas, at: tuple[float, float, float, float]) -> int:
+    """The height of a rank on a small card, in pixels, where nothing makes it smaller."""
+    return round((0.42 + 0.06 * canvas.style.size) * (at[3] - at[1]))
+
+
+def _small_face(canvas: Canvas, at: tuple[float, float, float, float], rank: str, suit: str, ink: Ink) -> None:
     """Rank above suit, as large as the card allows."""
     left, top, right, bottom = at
-    middle, height = (left + right) / 2, bottom - top
-    pixels = round((0.42 + 0.06 * canvas.style.size) * height)
+    middle, pixels = (left + right) / 2, _largest(canvas, at)
     while canvas.width(rank, pixels=pixels) > right - left - 3:
         pixels -= 1
     canvas.word((middle - canvas.width(rank, pixels=pixels) / 2, top + 2), rank, pixels=pixels, ink=ink)
-    face = font("sans", round(0.5 * height))
+    face = font("sans", round(0.5 * (bottom - top)))
     canvas.draw.text((middle, bottom - 2), SYMBOLS[suit], font=face, fill=ink, anchor="mb")
 
 

@@ -145,8 +145,7 @@ class CardsSum(Cards):
     summary = "a hand of playing cards; recognise the cards, then add up their values"
     asks: ClassVar[Mapping[str, str]] = {
         "small": "sum ?",
-        "full": "Add up the values of the cards (ace 1, jack 11, queen 12, king 13). "
-        "Reply with the number only.",
+        "full": "Add up the values of the cards (ace 1, jack 11, queen 12, king 13). Reply with the number only.",
     }
     wording: ClassVar[Mapping[str, Wording]] = {
         **CardsSort.wording,

@@ -24,9 +24,7 @@ COLOURS: Final = {
 }
 SHAPES: Final = ("circle", "square", "triangle")
 GRID: Final = 3
-KIND: Final = re.compile(
-    rf"\b({'|'.join(COLOURS)})[\s*_-]+({'|'.join(SHAPES)})(?P<plural>e?s)?\b", re.IGNORECASE
-)
+KIND: Final = re.compile(rf"\b({'|'.join(COLOURS)})[\s*_-]+({'|'.join(SHAPES)})(?P<plural>e?s)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class Counting(GeneratedTask[Scene]):
             perceive="List every shape in the image in reading order, each as 'colour shape', "
             "separated by commas. Reply with the list only.",
             reason="An image shows these shapes: {intermediate}.\n\n{question}",
-            cot="First list every shape in the image, then answer. {question} "
-            "End with 'Answer:' and the number.",
+            cot="First list every shape in the image, then answer. {question} End with 'Answer:' and the number.",
             answer_marker="Answer:",
         ),
     }
@@ -173,9 +170,7 @@ def _soft(tile: Canvas, shape: str, middle: float, r: float, inset: float, ink: 
         tile.draw.ellipse((low, low, high, high), fill=ink)
     elif shape == "square":
         less = 0.1 * r
-        tile.draw.rounded_rectangle(
-            (low + less, low + less, high - less, high - less), radius=0.08 * r, fill=ink
-        )
+        tile.draw.rounded_rectangle((low + less, low + less, high - less, high - less), radius=0.08 * r, fill=ink)
     else:
         corners = (
             (middle, low + 1.2 * inset),

@@ -99,9 +99,7 @@ class GeneratedTask(Task, Generic[Scene]):
         """
         source = item.source
         if item.task != self.name or not isinstance(source, Source):
-            raise TaskError(
-                f"item {item.id} is of task {item.task!r}, not {self.name!r}; it has no partner here"
-            )
+            raise TaskError(f"item {item.id} is of task {item.task!r}, not {self.name!r}; it has no partner here")
         scene = self._other(item, same_split=True) or self._other(item, same_split=False)
         if scene is None:
             raise TaskError(f"item {item.id}: no counterfactual partner found in {2 * TRIES} tries")

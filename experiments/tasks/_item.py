@@ -109,9 +109,7 @@ class Item:
             return Prompt(segments=segments, pictures=picture)
         if condition in ("oracle", "cascaded"):
             handed = self.intermediate if condition == "oracle" else self._handed_over()
-            return Prompt(
-                segments=words.fill(words.reason, intermediate=handed.segments(), question=self.question)
-            )
+            return Prompt(segments=words.fill(words.reason, intermediate=handed.segments(), question=self.question))
         raise TaskError(f"unknown condition {condition!r}; one of: perceive, {', '.join(CONDITIONS)}")
 
     def target(self, condition: str) -> str:

@@ -18,7 +18,8 @@ from ._generated import check_request
 from ._item import Intermediate, Item, Wording
 from ._numbers import canonical_number, last_number
 from ._page import LAYOUTS, write_page
-from ._records import Record, read_records
+from ._record import Record
+from ._records import read_records
 from ._style import Look, Style, profile
 from ._task import Part, Task
 

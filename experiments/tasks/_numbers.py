@@ -55,7 +55,7 @@ def spoken_numbers(text: str) -> list[int]:
             else:
                 numbers.append(worth)
             room = 10 if worth >= 20 else 1
-        elif word == "hundred" and room:
+        elif word == "hundred" and room and numbers[-1] < 100:
             numbers[-1], room = 100 * numbers[-1], 100
         elif word != "and" or room < 100:
             room = 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -15,39 +13,12 @@ from PIL import Image, ImageOps
 from seamscope.hooks import Box, TaskError
 
 from ._numbers import canonical_number
+from ._pairs import check_ids, check_pairs, grouped
+from ._record import UNREADABLE, Record
 
 FIELDS: Final = ("image", "question", "intermediate", "answer", "id", "variables", "types", "boxes", "pair")
 OPTIONAL: Final = ("group", "perceive")
 WORKED: Final = "####"  # GSM8K puts the reasoning before it and the answer behind it
-UNREADABLE: Final = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One example; `image` is `None` where the question itself is to be drawn as the picture."""
-
-    where: str
-    id: str
-    image: Path | None
-    question: str
-    parts: tuple[str, ...]
-    answer: str
-    variables: dict[str, str]
-    types: dict[str, str]
-    boxes: tuple[Box, ...]
-    pair: str | None
-    group: str | None
-    perceive: str | None
-
-    def picture(self) -> Image.Image:
-        """Load the image as RGB, upright, transparent parts white; `TaskError` where it cannot be."""
-        try:
-            with Image.open(str(self.image)) as file:
-                upright = ImageOps.exif_transpose(file).convert("RGBA")
-        except UNREADABLE as error:
-            raise TaskError(f"{self.where}, field 'image': cannot read {self.image} ({error})") from None
-        paper = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, upright).convert("RGB")
 
 
 def read_records(path: Path) -> tuple[Record, ...]:
@@ -61,9 +32,9 @@ def read_records(path: Path) -> tuple[Record, ...]:
     if not rows:
         raise TaskError(f"{path} holds no records; expected one JSON object in each line")
     records = [_Row(where, line, path).record() for where, line in rows]
-    _check_ids(records)
-    _check_pairs(records)
-    return tuple(_grouped(records))
+    check_ids(records)
+    check_pairs(records)
+    return grouped(records)
 
 
 class _Row:
@@ -136,9 +107,7 @@ class _Row:
     def image(self) -> Path:
         """A file with an image that can be opened, relative to the file of records."""
         if self.data.get("image") is None:
-            raise self.error(
-                "image", f"missing; without one, the answer has to end in '{WORKED} number', as in GSM8K"
-            )
+            raise self.error("image", f"missing; without one, the answer has to end in '{WORKED} number', as in GSM8K")
         path = self.path.parent / self.text("image")
         if not path.is_file():
             raise self.error("image", f"there is no file {path}")
@@ -201,63 +170,8 @@ class _Row:
             raise self.error("boxes", f"box {k} is {corners}; expected [left, top, right, bottom]")
         left, top, right, bottom = corners
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise self.error(
-                "boxes", f"box {k} is {corners}; expected it inside the {width} x {height} image"
-            )
+            raise self.error("boxes", f"box {k} is {corners}; expected it inside the {width} x {height} image")
         return Box(left=left, top=top, right=right, bottom=bottom)
-
-
-def _check_ids(records: Iterable[Record]) -> None:
-    first: dict[str, Record] = {}
-    for record in records:
-        if record.id in first:
-            earlier = first[record.id].where.rpartition(", ")[2]
-            raise TaskError(f"{record.where}, field 'id': {record.id!r} is also that of {earlier}")
-        first[record.id] = record
-
-
-def _check_pairs(records: Iterable[Record]) -> None:
-    """A partner exists, asks the same, and has another intermediate and another answer."""
-    known = {record.id: record for record in records}
-    for record in known.values():
-        if record.pair is None:
-            continue
-        if record.pair not in known or record.pair == record.id:
-            near = get_close_matches(record.pair, [name for name in known if name != record.id], n=3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise TaskError(f"{record.where}, field 'pair': there is no other record {record.pair!r}{hint}")
-        other = known[record.pair]
-        drawn = record.image is None and other.image is None
-        for what, wrong in (
-            ("another question", record.question != other.question and not drawn),
-            ("the same intermediate", record.parts == other.parts),
-            ("the same answer", record.answer == other.answer),
-        ):
-            if wrong:
-                raise TaskError(f"{record.where}, field 'pair': {other.id!r} has {what}, so it is no partner")
-
-
-def _grouped(records: list[Record]) -> Iterable[Record]:
-    """Give every record a group: its own name for it, its partners', or the first id among them."""
-    group = {record.id: record.id for record in records}
-
-    def root(name: str) -> str:
-        while group[name] != name:
-            name = group[name]
-        return name
-
-    for record in records:
-        if record.pair is not None:
-            group[root(record.pair)] = root(record.id)
-    named: dict[str, str] = {}
-    for record in records:
-        if record.group is not None:
-            given = named.setdefault(root(record.id), record.group)
-            if given != record.group:
-                raise TaskError(
-                    f"{record.where}, field 'group': {record.group!r}, but a partner of it is in {given!r}"
-                )
-    return [replace(r, group=named.get(root(r.id), root(r.id))) for r in records]
 
 
 def _kind(value: object) -> str:

@@ -59,8 +59,7 @@ class RenderedText(GeneratedTask[Problem]):
         "full": Wording(
             perceive="Transcribe the text in the image, exactly as it is written. Reply with the text only.",
             reason="{intermediate}\n\n{question}",
-            cot="First transcribe the text in the image, then answer. {question} "
-            "End with 'Answer:' and the number.",
+            cot="First transcribe the text in the image, then answer. {question} End with 'Answer:' and the number.",
             answer_marker="Answer:",
         ),
     }
@@ -123,9 +122,7 @@ class RenderedText(GeneratedTask[Problem]):
             pixels -= 1
 
     @staticmethod
-    def _line(
-        at: tuple[float, float], words: list[str], *, canvas: Canvas, pixels: int, space: float
-    ) -> None:
+    def _line(at: tuple[float, float], words: list[str], *, canvas: Canvas, pixels: int, space: float) -> None:
         x, y = at
         for word in words:
             canvas.word((x, y), word, pixels=pixels)
@@ -145,11 +142,7 @@ class RenderedText(GeneratedTask[Problem]):
         """What is asked of the text."""
         if profile.name == "small":
             return "result ?"
-        asked = (
-            "What is the result?"
-            if scene.teller is None
-            else f"How many does {scene.teller.capitalize()} have?"
-        )
+        asked = "What is the result?" if scene.teller is None else f"How many does {scene.teller.capitalize()} have?"
         return f"{asked} Reply with the number only."
 
     def solve(self, scene: Problem) -> str:

@@ -39,8 +39,7 @@ def contact_sheet(
     columns = min(n, ACROSS)
     captions = [[_caption(item, asked=k == 0) for k, item in enumerate(pair)] for pair in panels]
     deep = [
-        max(len(lines) for texts in captions[r * ACROSS : (r + 1) * ACROSS] for lines in texts)
-        for r in range(rows)
+        max(len(lines) for texts in captions[r * ACROSS : (r + 1) * ACROSS] for lines in texts) for r in range(rows)
     ]
     heights = [SIDE + LINE * (lines + 2) for lines in deep]
     width, height = columns * (2 * SIDE + 0.45), sum(heights) + 0.45

@@ -88,12 +88,14 @@ class Task(ABC):
         The answer is read after the last answer marker behind which there is one. Where there is none, the
         whole text is read, except under `cot` after a marker: there, what precedes it is never the answer.
         """
-        tails = [text[match.end() :] for match in _marker(item.wording).finditer(text)]
-        answers = [answer for tail in reversed(tails) if (answer := self.read_answer(tail)) is not None]
-        if answers or (tails and condition == "cot"):
-            return answers[:1] == [self.read_answer(item.answer)]
-        answer = self.read_answer(text)
+        answer = self._final_answer(text, item.wording, condition=condition)
         return answer is not None and answer == self.read_answer(item.answer)
+
+    def _final_answer(self, text: str, wording: Wording, *, condition: str | None) -> str | None:
+        ends = [match.end() for match in _marker(wording).finditer(text)]
+        behind = (self.read_answer(text[end:]) for end in reversed(ends))
+        answer = next((found for found in behind if found is not None), None)
+        return answer if answer is not None or (ends and condition == "cot") else self.read_answer(text)
 
     def saw(self, item: Item, text: str) -> bool:
         """Whether call 1 named every object, in order, and nothing else."""

@@ -60,7 +60,8 @@ def test_nan_payloads_negative_zero_and_infinities_survive(tmp_path, dtype):
     width = torch.empty(0, dtype=dtype).element_size()
     raw = np.array(SPECIAL[dtype], dtype=f"<u{width}")
     values = torch.from_numpy(raw.view(f"<i{width}")).view(dtype)[:, None]
-    assert values.isnan().any() and values.isinf().any()
+    assert values.isnan().any()
+    assert values.isinf().any()
     write(tmp_path / "s.h5", Ragged(values, torch.tensor([len(raw)])))
     assert same(read(tmp_path / "s.h5").values, values)
 
@@ -147,9 +148,7 @@ def test_rows_are_selected_like_an_array(tmp_path, rows, expected):
     whole = Ragged(torch.arange(6.0)[:, None], torch.tensor([2, 3, 1]))
     write(tmp_path / "s.h5", whole)
     got = read(tmp_path / "s.h5", rows)
-    assert [row.flatten().tolist() for row in got.split()] == [
-        whole.split()[i].flatten().tolist() for i in expected
-    ]
+    assert [row.flatten().tolist() for row in got.split()] == [whole.split()[i].flatten().tolist() for i in expected]
 
 
 def test_a_partial_read_touches_only_its_rows(tmp_path, monkeypatch):

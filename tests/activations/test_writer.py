@@ -30,9 +30,14 @@ def test_the_name_appears_only_when_the_store_is_complete(tmp_path, schema, rows
 
 def test_an_exception_leaves_a_marked_partial_file(tmp_path, schema, rows, acts):
     place = tmp_path / "run.h5"
-    with pytest.raises(ZeroDivisionError), create_store(place, schema) as writer:
-        writer.append("direct", rows, acts)
-        raise ZeroDivisionError
+
+    def run():
+        with create_store(place, schema) as writer:
+            writer.append("direct", rows, acts)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
     assert not place.exists()
     with h5py.File(partial(place)) as file:
         assert file.attrs["complete"] == 0
@@ -96,9 +101,7 @@ def test_batches_follow_one_another_under_each_condition(tmp_path, schema, rows,
         assert store.cells("cascaded") == ((SITE, "last"),)
         assert store.rows("direct")["id"].tolist() == [f"{b}.{i}" for b in range(3) for i in range(3)]
         assert store.read(SITE, "image", "direct").lengths.tolist() == [2, 3, 0] * 3
-        assert torch.equal(
-            store.read(SITE, "last", "direct").values, acts[SITE, "last"].values.repeat(3, 1, 1)
-        )
+        assert torch.equal(store.read(SITE, "last", "direct").values, acts[SITE, "last"].values.repeat(3, 1, 1))
 
 
 def test_provenance_is_kept_and_completed(path, schema):

@@ -103,9 +103,7 @@ def effects_table(vision: int = 3, lm: int = 6) -> pd.DataFrame:
             for span in ("last", "objects"):
                 names = f"lm.{source}.resid_post", f"lm.{layer}.resid_post"
                 share = 0.02 + 0.05 * (source - layer) / lm
-                rows.append(
-                    _effect(rng, "backpatch", *names, span, "lm", (float(source), float(layer)), share)
-                )
+                rows.append(_effect(rng, "backpatch", *names, span, "lm", (float(source), float(layer)), share))
     return pd.DataFrame(rows)
 
 

@@ -172,9 +172,7 @@ class TestProbeCurves:
     def test_targets_of_the_whole_item_are_drawn_only_when_asked(self):
         everything = pd.concat([PROBES, WHOLE.assign(accuracy=0.5)])
         plain = line(figures.probe_curves(PROBES, span="last"), "direct").get_ydata()
-        assert line(figures.probe_curves(everything, span="last"), "direct").get_ydata() == pytest.approx(
-            plain
-        )
+        assert line(figures.probe_curves(everything, span="last"), "direct").get_ydata() == pytest.approx(plain)
         asked = figures.probe_curves(everything, span="last", target="sum")
         assert line(asked, "direct").get_ydata() == pytest.approx(np.full(6, 0.5))
 
@@ -244,9 +242,7 @@ class TestMeshes:
         grid = mesh.get_array()
         own = EFFECTS[(EFFECTS.experiment == "denoise") & (EFFECTS.span == "objects")]
         assert grid.shape == (6, 10)
-        assert list(grid[0]) == pytest.approx(
-            own.set_index("target_site").effect[_order(own.target_site)].to_numpy()
-        )
+        assert list(grid[0]) == pytest.approx(own.set_index("target_site").effect[_order(own.target_site)].to_numpy())
         assert grid.mask[2:, :4].all()
         assert not grid.mask[:2].any()
         assert mesh.norm.vmin == -mesh.norm.vmax
@@ -335,9 +331,7 @@ class TestSummaryPath:
         meshes = {c.get_label(): c for c in ax.collections if isinstance(c, QuadMesh)}
         lines = probe_lines(PROBES, span="last", target=None)
         own = lines[lines.condition == "direct"]
-        assert set(meshes) == {
-            f"{p} {c}" for p in ("objects", "question", "last") for c in ("direct", "cascaded")
-        }
+        assert set(meshes) == {f"{p} {c}" for p in ("objects", "question", "last") for c in ("direct", "cascaded")}
         above = (own.accuracy - 0.1) / 0.9
         assert list(meshes["last direct"].get_array()[0]) == pytest.approx(list(above))
         assert meshes["objects direct"].get_array().shape == (1, 10)

@@ -112,9 +112,7 @@ class TestPartners:
         assert (partner.id, partner.answer, partner.group) == ("b", "8", item.group)
 
     def test_partners_share_a_group_along_chains(self, write: Write) -> None:
-        rows = [
-            record(id=n, pair=p, answer=k) for k, (n, p) in enumerate(("ab", "bc", ("c", ...), ("d", ...)))
-        ]
+        rows = [record(id=n, pair=p, answer=k) for k, (n, p) in enumerate(("ab", "bc", ("c", ...), ("d", ...)))]
         for k, row in enumerate(rows):
             row["intermediate"] = [str(k), "ace"]
         groups = [item.group for item in get(str(write(*rows))).items(4)]
@@ -213,9 +211,7 @@ class TestGsm8k:
 
     def test_more_than_fits(self, write: Write) -> None:
         path = write(GSM8K)
-        with pytest.raises(
-            TaskError, match=r"line 1, field 'question': a text of \d+ characters does not fit"
-        ) as e:
+        with pytest.raises(TaskError, match=r"line 1, field 'question': a text of \d+ characters does not fit") as e:
             get(str(path)).items(1, profile_name="small")
         assert "canvas of 72 pixels" in str(e.value)
         with pytest.raises(TaskError, match="does not fit a canvas of 448 pixels"):

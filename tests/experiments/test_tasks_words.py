@@ -141,6 +141,8 @@ def test_spoken_numbers() -> None:
     assert spoken_numbers("two, three and twenty five hundred") == [2, 3, 2500]
     assert spoken_numbers("ten ninety nine hundred") == [10, 9900]
     assert spoken_numbers("hundreds of things") == []
+    assert spoken_numbers("one hundred one hundred") == [101]
+    assert last_number("one hundred " * 5000) == "101"
 
 
 @given(st.integers(-(10**9), 10**9))

@@ -99,9 +99,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def as_fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    names = {
-        f"{name}_token": token for name, token in zip(("pad", "bos", "eos", "unk"), SPECIAL, strict=False)
-    }
+    names = {f"{name}_token": token for name, token in zip(("pad", "bos", "eos", "unk"), SPECIAL, strict=False)}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         additional_special_tokens=["<image>"],

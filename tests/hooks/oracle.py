@@ -39,9 +39,7 @@ def read_by_hand(vlm: Vlm, batch: Batch) -> dict[str, Tensor]:
         found["lm.embed"] = embed_by_hand(vlm, batch)
     found["lm.logits"] = out.logits
     for number in range(vlm.n_layers):
-        found[f"lm.{number}.head_z"] = found[f"lm.{number}.head_z"].view(
-            *batch.inputs["input_ids"].shape, 4, 8
-        )
+        found[f"lm.{number}.head_z"] = found[f"lm.{number}.head_z"].view(*batch.inputs["input_ids"].shape, 4, 8)
         if eager:
             found[f"lm.{number}.pattern"] = out.attentions[number]
     return found

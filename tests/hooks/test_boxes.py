@@ -42,10 +42,7 @@ def test_cells_are_those_whose_own_pixels_meet_the_box(width: int, height: int, 
         and max(top, Fraction(8 * row * height, 24)) < min(bottom, Fraction(8 * (row + 1) * height, 24))
     ]
     square = SiglipImageProcessor(size={"height": 24, "width": 24})
-    assert (
-        cells(square, Box(left=left, top=top, right=right, bottom=bottom), (width, height), (24, 24))
-        == wanted
-    )
+    assert cells(square, Box(left=left, top=top, right=right, bottom=bottom), (width, height), (24, 24)) == wanted
 
 
 @settings(deadline=None, max_examples=60)
@@ -83,9 +80,7 @@ def test_a_box_that_ends_on_a_border_does_not_touch_the_next_patch():
 
 def test_pixels_beyond_the_last_whole_patch_belong_to_none():
     """A tower of 384 pixels and patches of 14, as SigLIP's, looks at 378 of them."""
-    strip = SiglipImageProcessor(
-        size={"height": 30, "width": 30}
-    )  # three patches of 8 and 6 pixels left over
+    strip = SiglipImageProcessor(size={"height": 30, "width": 30})  # three patches of 8 and 6 pixels left over
     whole = Box(left=0, top=0, right=60, bottom=60)
     assert cells(strip, whole, (60, 60), (30, 30)) == list(range(9))
     assert cells(strip, Box(left=30, top=0, right=34, bottom=8), (60, 60), (30, 30)) == [1, 2]

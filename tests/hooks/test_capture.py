@@ -87,9 +87,7 @@ def test_spans_of_images_are_the_same_patches_in_tower_and_projector(each: Vlm, 
             patches = [cell + shift for cell in cells[span]]
             assert torch.equal(first, whole[site][0][patches])
             assert torch.equal(second, whole[site][1][patches[: lengths[2]]])
-    assert torch.equal(
-        acts["projector.out", "image"].values, whole["lm.embed"][batch.inputs["input_ids"] == 4]
-    )
+    assert torch.equal(acts["projector.out", "image"].values, whole["lm.embed"][batch.inputs["input_ids"] == 4])
 
 
 def test_several_pictures_in_one_prompt_keep_their_order(each: Vlm):
@@ -109,16 +107,12 @@ def test_only_the_rows_of_a_span_are_copied_and_no_view_keeps_the_rest_alive(eag
     with capture(eager, "*", spans=["image", "last"]) as acts:
         eager.forward(batch)
     for tokens in acts.values():
-        assert (
-            tokens.values.untyped_storage().nbytes() == tokens.values.numel() * tokens.values.element_size()
-        )
+        assert tokens.values.untyped_storage().nbytes() == tokens.values.numel() * tokens.values.element_size()
 
 
 def test_captured_tensors_are_copies_and_ordinary_ones(vlm: Vlm, prompts):
     batch = vlm.encode(prompts)
-    handle = vlm.anatomy.layers[0].register_forward_hook(
-        lambda module, args, output: (output.zero_(), None)[1]
-    )
+    handle = vlm.anatomy.layers[0].register_forward_hook(lambda module, args, output: (output.zero_(), None)[1])
     with held(handle), capture(vlm, "lm.0.resid_post") as acts:
         vlm.forward(batch)
     assert acts["lm.0.resid_post"].abs().sum() > 0
@@ -132,9 +126,7 @@ def test_a_second_pass_replaces_the_first(vlm: Vlm, prompts):
         vlm.forward(vlm.encode([ask("red ?")]))
         assert acts["lm.0.resid_post"].shape[0] == 1
         assert "projector.out" not in acts
-        with pytest.raises(
-            SiteError, match=r"projector.out was not computed: no forward pass .* none with images"
-        ):
+        with pytest.raises(SiteError, match=r"projector.out was not computed: no forward pass .* none with images"):
             acts["projector.out"]
 
 
@@ -157,22 +149,20 @@ def test_sites_that_cannot_have_a_span_are_left_out_and_say_so(vlm: Vlm, prompts
         vlm.forward(vlm.encode(prompts))
     assert acts[Site("projector", "out"), "image"].lengths.tolist() == [9, 9, 0]
     assert ("projector.out", "last") not in acts
-    with pytest.raises(
-        SpanError, match="projector.out holds image patches only, so it has no 'last'; it has image"
-    ):
+    with pytest.raises(SpanError, match=r"projector.out holds image patches only, so it has no 'last'; it has image"):
         acts["projector.out", "last"]
 
 
 def test_acts_say_what_they_have(vlm: Vlm, prompts):
     with capture(vlm, "lm.0.resid_post", spans="last") as acts:
-        with pytest.raises(SiteError, match="no forward pass was run inside capture"):
+        with pytest.raises(SiteError, match=r"no forward pass was run inside capture"):
             acts["lm.0.resid_post", "last"]
         vlm.forward(vlm.encode(prompts))
-    with pytest.raises(SiteError, match="unknown captured site 'lm.1.resid_post'; nearest: lm.0.resid_post"):
+    with pytest.raises(SiteError, match=r"unknown captured site 'lm.1.resid_post'; nearest: lm.0.resid_post"):
         acts["lm.1.resid_post"]
     with pytest.raises(SpanError, match=r"was captured at spans; read acts\['lm.0.resid_post', span\]"):
         acts["lm.0.resid_post"]
-    with pytest.raises(SpanError, match="unknown captured span 'lats'; nearest: last"):
+    with pytest.raises(SpanError, match=r"unknown captured span 'lats'; nearest: last"):
         acts["lm.0.resid_post", "lats"]
 
 

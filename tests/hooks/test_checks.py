@@ -54,7 +54,7 @@ def test_a_wrong_table_is_found_out(fresh: Vlm, changes, check):
 
 
 def test_a_table_that_does_not_fit_is_refused(fresh: Vlm):
-    with pytest.raises(ModelError, match="LlavaForConditionalGeneration has no module 'model.tower'"):
+    with pytest.raises(ModelError, match=r"LlavaForConditionalGeneration has no module 'model.tower'"):
         with_table(fresh, tower="model.tower")
 
 

@@ -30,9 +30,7 @@ def test_items_are_asked_under_a_condition(vlm: Vlm):
 def test_every_key_of_the_processor_is_kept_and_equals_what_it_gives(vlm: Vlm, prompts):
     batch = vlm.encode(prompts)
     images = [each.image for prompt in prompts for each in prompt.pictures]
-    given = vlm.processor(
-        text=list(batch.texts), images=images, padding=True, padding_side="left", return_tensors="pt"
-    )
+    given = vlm.processor(text=list(batch.texts), images=images, padding=True, padding_side="left", return_tensors="pt")
     assert set(batch.inputs) == set(given) | {"position_ids"}
     text = vlm.processor(
         text=list(batch.texts),

@@ -46,9 +46,7 @@ def test_cut_weights_are_exactly_zero_and_the_others_take_their_place(eager: Vlm
 
 @PADDINGS
 @WINDOWS
-@pytest.mark.parametrize(
-    ("queries", "keys"), [("last", "image"), ("question", "question"), ("prompt", "image")]
-)
+@pytest.mark.parametrize(("queries", "keys"), [("last", "image"), ("question", "question"), ("prompt", "image")])
 def test_eager_and_sdpa_agree(vlm: Vlm, eager: Vlm, prompts, padding, layers, queries, keys):
     batch = vlm.encode(prompts, padding=padding)
     real = batch.inputs["attention_mask"].bool()
@@ -215,9 +213,7 @@ def test_every_kind_of_mask_is_cut_the_same(implementation: str, kind: str):
     }
     closed = torch.zeros(2, 1, 5, 5, dtype=torch.bool)
     closed[1, 0, 3, :2] = True
-    got = _restrict(
-        lambda mask: mask & ~closed, masks[kind], query, key, eager=implementation == "eager", causal=True
-    )
+    got = _restrict(lambda mask: mask & ~closed, masks[kind], query, key, eager=implementation == "eager", causal=True)
     wanted = (allowed & ~closed).expand(2, 1, 5, 5)
     if implementation == "eager" or kind == "additive":
         assert torch.equal(got.expand(2, 1, 5, 5), torch.zeros(2, 1, 5, 5).masked_fill(~wanted, lowest))
@@ -236,7 +232,5 @@ def test_an_absent_mask_lets_a_single_new_token_see_everything():
 def test_an_edit_that_changes_nothing_is_exactly_nothing(each: Vlm, prompts):
     batch = each.encode(prompts)
     plain = each.forward(batch)
-    with edit_attention(
-        each.anatomy.layers[1].self_attn, cut=lambda allowed: None, reweigh=lambda weights: None
-    ):
+    with edit_attention(each.anatomy.layers[1].self_attn, cut=lambda allowed: None, reweigh=lambda weights: None):
         assert torch.equal(each.forward(batch), plain)

@@ -142,7 +142,9 @@ def test_a_family_that_is_not_known(copied: Path):
 def test_weights_that_are_not_there_are_not_drawn_at_random(copied: Path):
     weights = load_file(copied / "model.safetensors")
     name = next(name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
-    save_file({key: value for key, value in weights.items() if key != name}, copied / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if key != name}, copied / "model.safetensors", {"format": "pt"}
+    )
     assert "the checkpoint lacks 1 weights" in refusal(copied)
     assert "layers.1.mlp.up_proj.weight" in refusal(copied)
 

@@ -123,9 +123,7 @@ def test_resid_mid_at_a_span_by_hand(pair):
     for row, (position,) in enumerate(here.positions("last")):
         mid[row, position] = acts["lm.1.resid_mid", "last"].values[row]
     assert torch.equal(got["lm.1.resid_mid"], mid)
-    assert torch.allclose(
-        got["lm.1.resid_post"], mid + layer.mlp(layer.post_attention_layernorm(mid)), atol=1e-6
-    )
+    assert torch.allclose(got["lm.1.resid_post"], mid + layer.mlp(layer.post_attention_layernorm(mid)), atol=1e-6)
 
 
 def test_resid_mid_goes_together_with_the_other_sites_of_its_layer(pair):
@@ -154,20 +152,14 @@ def test_pattern_mixes_the_values_anew_by_hand(eager: Vlm, prompts):
         got, _ = record(eager, batch)
     layer = eager.anatomy.layers[2]
     values = layer.self_attn.v_proj(layer.input_layernorm(mine["lm.2.resid_pre"]))
-    values = values.unflatten(-1, (2, 8)).repeat_interleave(
-        2, dim=2
-    )  # each key-value head serves two queries
+    values = values.unflatten(-1, (2, 8)).repeat_interleave(2, dim=2)  # each key-value head serves two queries
     z = torch.einsum("bhqk,bkhd->bqhd", uniform, values)
     assert torch.equal(got["lm.2.pattern"], uniform)
     assert torch.allclose(got["lm.2.head_z"], z, atol=1e-6)
 
 
 def test_pattern_at_a_span_changes_the_rows_of_its_queries_only(eager: Vlm, prompts):
-    batch = eager.encode(prompts)
-    mine, logits = record(eager, batch)
-    first = Patch(
-        "lm.1.pattern", lambda rows: torch.eye(rows.shape[-1])[0].expand_as(rows), span="last", heads=[0]
-    )
+    first = Patch("lm.1.pattern", lambda rows: torch.eye(rows.shape[-1])[0].expand_as(rows), span="last", heads=[0])
     batch_of_one = eager.encode(prompts[:1])
     with patch(eager, first):
         got, _ = record(eager, batch_of_one)
@@ -248,9 +240,7 @@ def test_rules_fit_spans_of_other_sizes(vlm: Vlm, rule: str):
     ace, card = value.split()
     first, second = got["lm.1.mlp_out", "question"].split()
     assert torch.equal(first, ace.expand(5, -1))
-    assert torch.equal(
-        second, {"mean": card.mean(0, keepdim=True), "last": card[2:], "stretch": card[1:2]}[rule]
-    )
+    assert torch.equal(second, {"mean": card.mean(0, keepdim=True), "last": card[2:], "stretch": card[1:2]}[rule])
 
 
 def test_layer_head_and_position_zero_are_not_nothing(eager: Vlm):
@@ -312,9 +302,7 @@ def test_nothing_is_written_in_place(each: Vlm, prompts):
             if place.side == "out":
                 hook = place.module.register_forward_hook(lambda m, a, o, s=site: keep(s, o), prepend=True)
             else:
-                hook = place.module.register_forward_pre_hook(
-                    lambda m, a, s=site: keep(s, a[0]), prepend=True
-                )
+                hook = place.module.register_forward_pre_hook(lambda m, a, s=site: keep(s, a[0]), prepend=True)
             with patch(each, edit), held(hook):
                 each.forward(batch)
             assert torch.equal(*passed[site]), site
@@ -400,12 +388,8 @@ def decode_by_hand(vlm: Vlm, batch: Batch, value: Ragged, n: int) -> list[str]:
             token = vlm.model(**inputs, use_cache=False).logits[:, -1].argmax(-1).masked_fill(done, 0)
             done |= token == eos
             inputs["input_ids"] = torch.cat([inputs["input_ids"], token[:, None]], 1)
-            inputs["attention_mask"] = torch.cat(
-                [inputs["attention_mask"], torch.ones(len(batch), 1).long()], 1
-            )
-            inputs["position_ids"] = torch.cat(
-                [inputs["position_ids"], inputs["position_ids"][:, -1:] + 1], 1
-            )
+            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(len(batch), 1).long()], 1)
+            inputs["position_ids"] = torch.cat([inputs["position_ids"], inputs["position_ids"][:, -1:] + 1], 1)
     new = inputs["input_ids"][:, batch.width :]
     return [text.strip() for text in vlm.processor.batch_decode(new, skip_special_tokens=True)]
 
@@ -473,9 +457,7 @@ def test_shapes_that_do_not_fit_are_refused_and_nothing_remains(each: Vlm, promp
     batch = each.encode(prompts)
     before = footprint(each)
     narrow = Ragged(torch.zeros(3, 31), torch.tensor([1, 1, 1]))
-    with pytest.raises(
-        SiteError, match=r"lm.0.mlp_out: the value has shape \(3, 31\), but \(3, 32\) is needed"
-    ):
+    with pytest.raises(SiteError, match=r"lm.0.mlp_out: the value has shape \(3, 31\), but \(3, 32\) is needed"):
         run(each, batch, Patch("lm.0.mlp_out", narrow, span="last"))
     with pytest.raises(SiteError, match=rf"has shape \(3, 1, 32\), but \(3, {batch.width}, 32\) is needed"):
         run(each, batch, Patch("lm.0.resid_mid", torch.zeros(3, 1, 32)))
@@ -487,7 +469,7 @@ def test_shapes_that_do_not_fit_are_refused_and_nothing_remains(each: Vlm, promp
 
 
 def test_a_visual_site_of_a_batch_without_images_is_refused(vlm: Vlm):
-    with pytest.raises(SiteError, match="projector.out cannot be patched: no item of the batch has an image"):
+    with pytest.raises(SiteError, match=r"projector.out cannot be patched: no item of the batch has an image"):
         run(vlm, vlm.encode([ask("red")]), Patch("projector.out", torch.zeros_like))
 
 

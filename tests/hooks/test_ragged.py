@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from seamscope.hooks import Ragged, SpanError
 
 
-def ragged(
-    *lengths: int, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> tuple[Ragged, list[torch.Tensor]]:
+def ragged(*lengths: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Ragged, list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randn(n, 3, generator=generator).to(dtype) for n in lengths]
     return Ragged.from_list(rows), rows
@@ -59,9 +57,7 @@ def test_mean_and_last_of_each_row(dtype: torch.dtype):
     made, rows = ragged(2, 1, 5, dtype=dtype)
     wanted = torch.stack([row.double().mean(0) for row in rows])
     assert made.mean().dtype == dtype
-    assert torch.allclose(
-        made.mean().double(), wanted, rtol=2e-2 if dtype != torch.float32 else 1e-6, atol=1e-3
-    )
+    assert torch.allclose(made.mean().double(), wanted, rtol=2e-2 if dtype != torch.float32 else 1e-6, atol=1e-3)
     assert torch.equal(made.last(), torch.stack([row[-1] for row in rows]))
 
 

@@ -54,9 +54,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
             right=(x + w) * size[0] / 12,
             bottom=(y + h) * size[1] / 12,
         )
-        for x, y, w, h in draw(
-            st.lists(st.tuples(*[st.integers(0, 8)] * 2, *[st.integers(1, 4)] * 2), max_size=3)
-        )
+        for x, y, w, h in draw(st.lists(st.tuples(*[st.integers(0, 8)] * 2, *[st.integers(1, 4)] * 2), max_size=3))
     )
     n_pictures = draw(st.integers(0, 2))
     return Prompt(segments=draw(segments()), pictures=(picture(0, size=size, boxes=boxes),) * n_pictures)
@@ -73,16 +71,10 @@ def words_of(prompt: Prompt, span: str) -> list[str]:
 
 
 @settings(deadline=None, max_examples=80)
-@given(
-    st.lists(prompts(), min_size=1, max_size=3), st.sampled_from(["left", "right"]), st.booleans(), st.data()
-)
-def test_spans_equal_an_independent_count(
-    asked: list[Prompt], padding: str, merging: bool, data: st.DataObject
-):
+@given(st.lists(prompts(), min_size=1, max_size=3), st.sampled_from(["left", "right"]), st.booleans(), st.data())
+def test_spans_equal_an_independent_count(asked: list[Prompt], padding: str, merging: bool, data: st.DataObject):
     tokenizer = "merging" if merging else "word"
-    kind = data.draw(
-        st.sampled_from(["siglip", "clip"] if all(_square(each) for each in asked) else ["siglip"])
-    )
+    kind = data.draw(st.sampled_from(["siglip", "clip"] if all(_square(each) for each in asked) else ["siglip"]))
     answers = data.draw(st.none() | st.lists(st.sampled_from(["1", "king", "4 2"]), min_size=3, max_size=3))
     answers = answers and answers[: len(asked)]
     batch = encode(kind, tokenizer, asked, padding, answers)
@@ -128,9 +120,7 @@ def _assert_objects(prompt: Prompt, spans) -> None:
 
 def test_left_and_right_padding_name_the_same_tokens():
     asked = [ask("red card ?", picture(0)), ask("what is the sum of seven ?"), ask("ace", picture(1))]
-    left, right = (
-        encode("siglip", "merging", asked, side, ["1", "king", "4 2"]) for side in ("left", "right")
-    )
+    left, right = (encode("siglip", "merging", asked, side, ["1", "king", "4 2"]) for side in ("left", "right"))
     for row in range(3):
         assert left.spans[row].keys() == right.spans[row].keys()
         for span in left.spans[row]:
@@ -169,9 +159,7 @@ def test_an_object_in_a_patch_that_the_model_drops_has_no_tokens_there():
 def test_an_answer_that_grows_together_with_the_prompt_is_refused():
     template = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %} so k"
     grown = make_encoder("siglip", merging_tokenizer(), template)
-    with pytest.raises(
-        SpanError, match="the answer of item 'x' shares its first token with the end of the prompt"
-    ):
+    with pytest.raises(SpanError, match="the answer of item 'x' shares its first token with the end of the prompt"):
         grown([("x", ask("red"))], answers=["ing"], condition=None, padding="left")
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -66,15 +68,22 @@ def test_the_answer_is_all_of_its_tokens_and_the_end(vlm: Vlm, prompts):
         assert text.split() == [*ANSWERS[row].split(), "</s>"]
 
 
-def test_what_is_generated_is_the_greedy_answer(each: Vlm, prompts, monkeypatch):
-    """What the model says, scored as an answer without its end, is its first choice at every token."""
-    words = Patch("lm.logits", lambda logits: logits.index_fill(-1, torch.arange(5), -99))  # no special tokens
+@pytest.fixture
+def endless(each: Vlm) -> Iterator[Vlm]:
+    """A model whose answers are encoded without an end."""
     tokenizer = each.processor.tokenizer
-    monkeypatch.setattr(type(tokenizer), "eos_token", None)
-    with patch(each, words):
-        said = each.generate(each.encode(prompts), max_new_tokens=3)
-        score = each.score(each.encode(prompts, answers=said))
-        other = each.score(each.encode(prompts, answers=["green " + text for text in said]))
+    end, tokenizer.eos_token = tokenizer.eos_token, None
+    yield each
+    tokenizer.eos_token = end
+
+
+def test_what_is_generated_is_the_greedy_answer(endless: Vlm, prompts):
+    """What the model says, scored as an answer without its end, is its first choice at every token."""
+    no_specials = lambda module, args, logits: logits.index_fill(-1, torch.arange(5), -99)  # noqa: E731
+    with held(endless.anatomy.head.register_forward_hook(no_specials)):
+        said = endless.generate(endless.encode(prompts), max_new_tokens=3)
+        score = endless.score(endless.encode(prompts, answers=said))
+        other = endless.score(endless.encode(prompts, answers=["green " + text for text in said]))
     assert score.first.all()
     assert score.greedy.all()
     assert not other.greedy.any()

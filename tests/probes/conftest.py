@@ -1,7 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -37,16 +36,3 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     yield make
     for store in opened:
         store.close()
-
-
-def one_each(features: np.ndarray) -> Ragged:
-    """One token per row."""
-    return Ragged(torch.tensor(features, dtype=torch.float32), torch.ones(len(features), dtype=torch.long))
-
-
-def planted(
-    labels: np.ndarray, d: int, *, strength: float, rng: np.random.Generator, seed: int = 1
-) -> np.ndarray:
-    """Noise plus a direction for each label."""
-    directions = np.random.default_rng(seed).normal(size=(labels.max() + 1, d))
-    return strength * directions[labels] + rng.normal(size=(len(labels), d))

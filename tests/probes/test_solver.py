@@ -52,7 +52,7 @@ def test_equals_scikit_learn(n, d, classes, C):
     assert objective(X, y, coef, intercept, C) == pytest.approx(best, rel=1e-4)
     assert fit.objective[0].item() == pytest.approx(best, rel=1e-4)
     assert cosine(coef, oracle.coef_) >= 0.999
-    assert np.linalg.norm(coef) == pytest.approx(np.linalg.norm(oracle.coef_), rel=0.02)
+    assert np.linalg.norm(coef) == pytest.approx(np.linalg.norm(oracle.coef_), rel=0.05)
     logits = torch.tensor(X) @ fit.coef[0].T + fit.intercept[0]
     np.testing.assert_allclose(logits.softmax(1).numpy(), oracle.predict_proba(X), atol=0.01)
     assert torch.equal(fit.predict(torch.tensor(X))[0], logits.argmax(1))

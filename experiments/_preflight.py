@@ -1,0 +1,62 @@
+"""What must hold before a run begins, so that nothing is written and no model runs for what cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from seamscope.hooks import RunError, Site, SpanError, TaskError, Vlm, choose
+
+from ._align import SPAN_SETS
+from ._probing import FOLDS
+from .tasks import Item, Task
+
+VISUAL: Final = {"objects", "image"}
+LOCATED: Final = ("objects", "question", "last", "reading")
+
+
+def check_span_sets(names: Iterable[str]) -> None:
+    """Refuse what is no span set, nor several joined by "+", with `SpanError`."""
+    for part in _parts(names):
+        choose("span set", part, SPAN_SETS, SpanError)
+
+
+def check_sites(vlm: Vlm, sites: Iterable[str], spans: Iterable[str]) -> None:
+    """Refuse sites that the model has not, and sites of the image without a span that they have."""
+    visual = [site for site in vlm.expand(list(sites)) if Site.parse(site).visual]
+    if visual and not VISUAL & set(_parts(spans)):
+        raise SpanError(
+            f"{visual[0]} holds image patches only; add the span set objects or image, or leave such sites out"
+        )
+
+
+def check_pairs(task: Task, items: Sequence[Item]) -> None:
+    """Refuse records of the user's own that have no counterfactual partner, with `TaskError`."""
+    if task.size is not None:
+        for item in items:
+            task.partner(item)
+
+
+def check_probing(items: Sequence[Item]) -> None:
+    """Refuse too few items for the folds of the probes, and items without a variable to predict."""
+    groups = len({item.group for item in items})
+    if groups < FOLDS:
+        raise RunError(f"probes are fitted in {FOLDS} folds; {groups} groups of items are too few, raise --n")
+    if not any(item.variables for item in items):
+        raise TaskError("there is nothing to probe: the records have no field 'variables' (name to label)")
+
+
+def check_locating(vlm: Vlm, items: Sequence[Item], sites: Iterable[str], spans: Iterable[str]) -> None:
+    """Refuse to locate from a part of the evidence: a curve with gaps would name the wrong layer."""
+    missing = [name for name in LOCATED if name not in set(spans)]
+    if missing:
+        raise RunError(f"to locate, --spans must name {', '.join(LOCATED)}; {', '.join(missing)} is missing")
+    absent = sorted(set(vlm.expand("lm.*.resid_post")) - set(vlm.expand(list(sites))))
+    if absent:
+        raise RunError(f"to locate, --sites must name every lm.*.resid_post; {absent[0]} is missing")
+    if not all(item.boxes for item in items):
+        raise TaskError("to locate, every record needs the field 'boxes': where its objects are in the image")
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    return [part for name in names for part in name.split("+")]

@@ -1,0 +1,115 @@
+"""The organism's model card, written from what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib.pyplot as plt
+
+from ._build import DECODER_LAYERS, PATCH, PIXELS, VISION_LAYERS, WIDTH, vocabulary
+from ._train import SIGHT, STAGES, Stage
+
+HERE: Final = Path(__file__).parent
+SKILLS: Final = {
+    "perceive": "names what it sees",
+    "reason": "answers from gold text",
+    "cascaded": "cascaded",
+    "direct": "direct",
+    "cot": "told to name first (cot)",
+}
+INTRO: Final = """# The organism
+
+A small vision-language model, trained from scratch on this project's own tasks and shipped with it, so that every
+experiment runs without a download. It is a genuine `LlavaForConditionalGeneration` checkpoint and loads like any other.
+It is an instrument for testing interpretability methods, and good for nothing else.
+"""
+
+
+def write_card(found: Mapping[str, Any], about: Mapping[str, Any], *, folder: Path = HERE) -> Path:
+    """Write `README.md` and `curves.png` from the benchmark's result and the training's loss curves."""
+    curves = json.loads((folder / "curves.json").read_text())
+    _draw(curves, folder / "curves.png")
+    sections = [INTRO, _anatomy(), _training(), _skills(found, about), LIMITS]
+    card = folder / "README.md"
+    card.write_text("\n".join(sections))
+    return card
+
+
+def _anatomy() -> str:
+    return f"""## What it is
+
+- {PIXELS} px canvas, patches of {PATCH} px, {(PIXELS // PATCH) ** 2} image tokens; {VISION_LAYERS} SigLIP layers, a
+  two-layer projector, {DECODER_LAYERS} Llama layers, all of width {WIDTH}; 2.6 million parameters in float16
+- {len(vocabulary())} whole words; numbers up to 40 are single words
+- `natural/` (the default, `organism`) and `composing/` (`organism-composing`)
+"""
+
+
+def _training() -> str:
+    rows = "\n".join(_row(stage) for stage in STAGES)
+    return f"""## How it was trained
+
+One command, `make organism`, with fixed seeds; about an hour and a half on one CPU core. Pictures and text come from
+the training split: a tenth of all contents, chosen by hash, and a fifth of the handwritten digits are held out.
+
+1. *Sight*: the tower alone learns, for {SIGHT.steps:,} steps, to name the words under each patch through a linear head
+   that is thrown away; a stand-in for the pre-training of real towers.
+2. *natural*, then *composing*, which goes on from it. Shares are those of conditions among items with pictures; besides
+   them each step has a batch of text-only items with the gold intermediate.
+
+| stage | steps | perceive | cot | direct | with pictures | text only | peak rate |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+![Loss curves](curves.png)
+"""
+
+
+def _row(stage: Stage) -> str:
+    shares = " | ".join(f"{100 * stage.shares[name]:.0f} %" for name in ("perceive", "cot", "direct"))
+    return f"| {stage.name} | {stage.steps:,} | {shares} | {stage.pictured} | {stage.textual} | {stage.rate:g} |"
+
+
+def _skills(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    head = f"| checkpoint | data set | {' | '.join(SKILLS.values())} |\n|{'---|' * (2 + len(SKILLS))}"
+    rows = [
+        f"| {checkpoint} | {name} | {' | '.join(_percent(skills[key]) for key in SKILLS)} |"
+        for checkpoint, sets in found.items()
+        for name, skills in sets.items()
+    ]
+    return f"""## Its skills
+
+Percent right with 95 % bootstrap intervals, on {about["n"]} held-out items of each data set, measured by
+`python benchmarks/organism.py --save` ({about["device"]}; torch {about["versions"]["torch"]}, transformers
+{about["versions"]["transformers"]}).
+
+{head}
+{chr(10).join(rows)}
+"""
+
+
+def _percent(skill: Mapping[str, float]) -> str:
+    return f"{100 * skill['estimate']:.1f} [{100 * skill['low']:.1f}, {100 * skill['high']:.1f}]"
+
+
+LIMITS: Final = """## What it is not
+
+Its gap comes from its training: composition was rare. Real models may fail for other reasons. It knows some 120 words,
+three kinds of pictures and four questions. An interval of no width at 100 % means that no error was seen, not that none
+is possible.
+"""
+
+
+def _draw(curves: Mapping[str, list[dict[str, float]]], file: Path) -> None:
+    figure, axes = plt.subplots(1, len(curves), figsize=(9, 2.6), layout="constrained")
+    for ax, (name, rows) in zip(axes, curves.items(), strict=True):
+        for key in [key for key in rows[0] if key != "step"]:
+            ax.plot([row["step"] for row in rows], [row[key] for row in rows], label=key)
+        ax.set(title=name, xlabel="step", yscale="log")
+        ax.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("loss (nats)")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
