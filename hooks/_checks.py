@@ -13,7 +13,6 @@ import torch
 from seamscope.hooks._knockout import knockout
 from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._select import Selection
-from seamscope.hooks._site import Site
 from seamscope.hooks._trial import Trial, prompt, run_trial
 
 if TYPE_CHECKING:
@@ -66,8 +65,9 @@ def _spans(trial: Trial) -> str | None:
     features = trial.acts["projector.out"].shape[:-1].numel()
     if not placeholders == named == features:
         return f"{placeholders} placeholders, {named} positions in the span image, {features} image features"
-    index = Selection(trial.batch, "image").index(Site.parse("lm.embed"))
-    embedded = trial.acts["lm.embed"].flatten(0, 1).index_select(0, index)
+    embed = trial.vlm.point("lm.embed")
+    index = Selection(trial.batch, "image").index(embed.site)
+    embedded = embed.take(trial.acts["lm.embed"], index)
     far = _apart(embedded, trial.acts["projector.out"].reshape(embedded.shape))
     return f"lm.embed at the span image is not projector.out ({far})" if far else None
 

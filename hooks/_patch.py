@@ -114,7 +114,7 @@ class _Writer:
         require_layout(self._point.site, value, batch)
         index = self._selection.index(self._point.site)
         there = self._point.take(value, index)
-        tokens = self._fitted(given(there.clone()) if callable(given) else self._tokens, there)
+        tokens = self._fitted(given(there) if callable(given) else self._tokens, there)
         return self._point.put(value, index, tokens)
 
     def _fitted(self, new: Tensor | None, there: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,7 +95,7 @@ class Vlm:
     def _text_config(self) -> Any:
         return self.model.config.get_text_config()
 
-    @cached_property
+    @property
     def _encoder(self) -> Encoder:
         return Encoder(self.processor, self.anatomy.family, self.model.config, self.device)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +23,6 @@ _COLUMNS = (
     *("n_train", "n_test", "n_classes", "n_dropped", "starved", "converged"),
     *PER_ITEM,
 )
-_MOST_WORKERS = 8
 
 
 def probe_grid(
@@ -40,7 +38,7 @@ def probe_grid(
     control: bool = True,
     shuffled: bool = True,
     C: float = 1.0,
-    workers: int | None = None,
+    workers: int = 1,
 ) -> pd.DataFrame:
     """Fit linear probes across a store and score them on items they were not fitted on.
 
@@ -61,7 +59,7 @@ def probe_grid(
             `type:<target>`.
         shuffled: also fit shuffled labels, which must come out at chance.
         C: inverse strength of the penalty.
-        workers: threads; None: one per processor, at most 8.
+        workers: cells fitted side by side, each in one thread; more than one pays for large activations only.
 
     Returns:
         One row per site, span, condition, target and fold: `accuracy`, `control_accuracy` and
@@ -104,8 +102,7 @@ def _groups(condition: str, rows: pd.DataFrame) -> NDArray[np.object_]:
     return rows["group"].astype(str).to_numpy(dtype=object)
 
 
-def _in_threads(fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int | None) -> list[Record]:
-    """Fit the cells side by side, each with one thread of torch: on small cells more of them cost time."""
-    count = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+def _in_threads(fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int) -> list[Record]:
+    """Fit the cells with one thread of torch each: on small cells more of them cost time, beside other work much."""
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return [record for records in pool.map(fit, plan) for record in records]

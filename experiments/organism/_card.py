@@ -55,13 +55,13 @@ def _training() -> str:
 One command, `make organism`, with fixed seeds; about an hour and a half on one CPU core. Pictures and text come from
 the training split: a tenth of all contents, chosen by hash, and a fifth of the handwritten digits are held out.
 
-1. *Sight*: the tower alone learns, for {SIGHT.steps:,} steps, to name the words under each patch through a linear head
+1. *sight*: the tower alone learns, for {SIGHT.steps:,} steps, to name the words under each patch through a linear head
    that is thrown away; a stand-in for the pre-training of real towers.
-2. *natural*, then *composing*, which goes on from it. Shares are those of conditions among items with pictures; besides
-   them each step has a batch of text-only items with the gold intermediate.
+2. *skills*, and from its weights two branches, *natural* and *composing*. Shares are those of conditions among items
+   with pictures; besides them each step has a batch of text-only items with the gold intermediate.
 
-| stage | steps | perceive | cot | direct | with pictures | text only | peak rate |
-|---|---|---|---|---|---|---|---|
+| stage | after | steps | perceive | cot | direct | with pictures | text only | peak rate |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 
 ![Loss curves](curves.png)
@@ -70,7 +70,7 @@ the training split: a tenth of all contents, chosen by hash, and a fifth of the 
 
 def _row(stage: Stage) -> str:
     shares = " | ".join(f"{100 * stage.shares[name]:.0f} %" for name in ("perceive", "cot", "direct"))
-    return f"| {stage.name} | {stage.steps:,} | {shares} | {stage.pictured} | {stage.textual} | {stage.rate:g} |"
+    return f"| {stage.name} | {stage.after} | {stage.steps:,} | {shares} | {stage.pictured} | {stage.textual} | {stage.rate:g} |"
 
 
 def _skills(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:

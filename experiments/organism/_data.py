@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..tasks import DATA_SETS, Item, get
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
+Odds = tuple[float, ...] | None  # of the data sets, in their order; None: equal
 IGNORED: Final = -100  # the label that transformers leaves out of a loss
 SHIFT: Final = 2  # pixels by which a pooled picture is moved at random
 
@@ -58,9 +59,9 @@ class Lessons:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self._cache: dict[str, list[int]] = {}
 
-    def pictured(self, n: int, *, shares: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    def pictured(self, n: int, *, shares: Mapping[str, float], odds: Odds = None) -> dict[str, torch.Tensor]:
         """`n` items with pictures; `shares` are the odds of each condition: perceive, direct, cot."""
-        chosen = list(self._choose(n))
+        chosen = list(self._choose(n, odds))
         conditions = self.rng.choice(list(shares), n, p=np.array(list(shares.values())) / sum(shares.values()))
         pairs = [
             (self.pools[name].items[k], condition)
@@ -71,12 +72,12 @@ class Lessons:
         batch["pixel_values"] = normalised(pixels)
         return batch
 
-    def textual(self, n: int) -> dict[str, torch.Tensor]:
+    def textual(self, n: int, *, odds: Odds = None) -> dict[str, torch.Tensor]:
         """`n` items as text only: the gold intermediate and the question."""
-        return self._tokens([(self.pools[name].items[k], "oracle") for name, k in self._choose(n)])
+        return self._tokens([(self.pools[name].items[k], "oracle") for name, k in self._choose(n, odds)])
 
-    def _choose(self, n: int) -> Iterator[tuple[str, int]]:
-        names = self.rng.choice(list(self.pools), n)
+    def _choose(self, n: int, odds: Odds) -> Iterator[tuple[str, int]]:
+        names = self.rng.choice(list(self.pools), n, p=odds)
         for name in names:
             yield str(name), int(self.rng.integers(len(self.pools[str(name)].items)))
 

@@ -15,15 +15,22 @@ from ._data import IGNORED, Lessons, Pool
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of training; `shares` are the odds of each condition among items with pictures."""
+    """One stage of training, which goes on from the weights of the stage `after`.
+
+    `shares` are the odds of each condition among items with pictures, `pictured` and `textual` the items of one
+    step with and without pictures, `*_odds` those of the data sets among them (default: equal).
+    """
 
     name: str
+    after: str
     steps: int
     shares: dict[str, float]
     pictured: int
     textual: int
     rate: float
     seed: int
+    pictured_odds: tuple[float, ...] | None = None
+    textual_odds: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +44,25 @@ class Sight:
 
 
 SIGHT: Final = Sight()
+RARE: Final = {"perceive": 0.90, "cot": 0.08, "direct": 0.02}
 STAGES: Final = (
+    Stage(name="skills", after="sight", steps=4_500, shares=RARE, pictured=56, textual=40, rate=1.5e-3, seed=1),
     Stage(
         name="natural",
-        steps=4500,
-        shares={"perceive": 0.90, "cot": 0.08, "direct": 0.02},
-        pictured=56,
-        textual=40,
-        rate=1.5e-3,
-        seed=1,
+        after="skills",
+        steps=2_000,
+        shares=RARE,
+        pictured=32,
+        textual=96,
+        rate=8e-4,
+        seed=3,
+        pictured_odds=(0.55, 0.15, 0.15, 0.15),
+        textual_odds=(0.15, 0.65, 0.10, 0.10),
     ),
     Stage(
         name="composing",
-        steps=4000,
+        after="skills",
+        steps=4_000,
         shares={"perceive": 0.25, "cot": 0.10, "direct": 0.65},
         pictured=64,
         textual=24,
@@ -57,6 +70,9 @@ STAGES: Final = (
         seed=2,
     ),
 )
+
+
+SHIPPED: Final = ("natural", "composing")
 
 
 def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, steps: int) -> list[dict[str, float]]:
@@ -73,8 +89,8 @@ def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, steps: int)
     seen: dict[str, float] = {}
     for step in (bar := tqdm(range(1, steps + 1), desc=stage.name, unit="step")):
         batches = {
-            "pictured": lessons.pictured(stage.pictured, shares=stage.shares),
-            "textual": lessons.textual(stage.textual),
+            "pictured": lessons.pictured(stage.pictured, shares=stage.shares, odds=stage.pictured_odds),
+            "textual": lessons.textual(stage.textual, odds=stage.textual_odds),
         }
         optimiser.zero_grad()
         for kind, batch in batches.items():

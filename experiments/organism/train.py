@@ -1,13 +1,14 @@
 """Train the organism from scratch: `python -m seamscope.experiments.organism.train` (or `make organism`).
 
-Three stages with fixed seeds: the tower learns to name what lies under each patch; *natural* learns transcription
-and text reasoning, with composition rare; *composing* goes on from there with composition common. About an hour
-and a half on one core. The loss curves go to `curves.json` beside the checkpoints.
+Fixed seeds throughout. *sight*: the tower learns to name what lies under each patch. *skills*: transcription and text
+reasoning, composition rare. From there two branches: *natural* goes on with the same, *composing* with composition
+common. The loss curves go to `curves.json` beside the checkpoints.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from ._build import build_model
 from ._data import draw_pools
 from ._sight import train_sight
-from ._train import SIGHT, STAGES, save, train_stage
+from ._train import SHIPPED, SIGHT, STAGES, save, train_stage
 
 HERE = Path(__file__).parent
 
@@ -33,10 +34,15 @@ def main() -> None:
     pools = draw_pools(options.pool, seed=SIGHT.pool_seed)
     model = build_model(SIGHT.seed)
     curves = {"sight": train_sight(model, pools, steps=round(SIGHT.steps * options.scale), seed=SIGHT.seed)}
+    reached = {"sight": copy.deepcopy(model.state_dict())}
     for stage in STAGES:
+        model.load_state_dict(reached[stage.after])
         curves[stage.name] = train_stage(stage, model, pools, steps=round(stage.steps * options.scale))
-        save(model, options.out / stage.name)
-        (options.out / "curves.json").write_text(json.dumps(curves) + "\n")
+        reached[stage.name] = copy.deepcopy(model.state_dict())
+    for name in SHIPPED:
+        model.load_state_dict(reached[name])
+        save(model, options.out / name)
+    (options.out / "curves.json").write_text(json.dumps(curves) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.hooks import RemovableHandle
 from transformers import (
     CLIPImageProcessor,
@@ -72,6 +72,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS, *map(str, range(10))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d|\w+|[^\w\s]"), "removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return as_fast(tokenizer)
 
 
@@ -95,6 +96,17 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         corpus, trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     )
+    return as_fast(tokenizer)
+
+
+def sentence_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE that writes spaces as ▁ and puts one before every piece of text, as Llama 1 and 2 and Vicuna have it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    letters = sorted({*"".join(WORDS), *"0123456789\n"})
+    trainer = trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=letters, show_progress=False)
+    tokenizer.train_from_iterator(WORDS * 3, trainer)
     return as_fast(tokenizer)
 
 

@@ -221,6 +221,15 @@ def test_every_kind_of_mask_is_cut_the_same(implementation: str, kind: str):
         assert torch.equal(got.expand(2, 1, 5, 5), wanted)
 
 
+def test_a_mask_that_carries_a_bias_keeps_it():
+    query, key = torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2)
+    bias = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    closed = torch.eye(3, dtype=torch.bool)[None, None]
+    for eager in (True, False):
+        got = _restrict(lambda allowed: allowed & ~closed, bias, query, key, eager=eager, causal=True)
+        assert torch.equal(got, bias.masked_fill(closed, torch.finfo(torch.float32).min))
+
+
 def test_an_absent_mask_lets_a_single_new_token_see_everything():
     query, key = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 4, 2)
     seen = []

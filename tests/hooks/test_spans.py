@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from seamscope.hooks import Batch, Box, Prompt, Segment, SpanError
 from seamscope.hooks._encode import Encoder
 
-from .conftest import WORDS, ask, make_encoder, merging_tokenizer, picture, word_tokenizer
+from .conftest import (
+    WORDS,
+    ask,
+    make_encoder,
+    merging_tokenizer,
+    picture,
+    sentence_tokenizer,
+    word_tokenizer,
+)
 
+TOKENIZERS = {"word": word_tokenizer, "merging": merging_tokenizer, "sentence": sentence_tokenizer}
 # Words that the template has not, so that a word tells its segment.
 GROUPS = {
     "question": WORDS[:5],
@@ -25,7 +34,7 @@ GROUPS = {
 
 @cache
 def encoder(kind: str, tokenizer: str) -> Encoder:
-    return make_encoder(kind, {"word": word_tokenizer, "merging": merging_tokenizer}[tokenizer]())
+    return make_encoder(kind, TOKENIZERS[tokenizer]())
 
 
 def encode(kind: str, tokenizer: str, prompts: list[Prompt], padding: str = "left", answers=None) -> Batch:
@@ -71,9 +80,13 @@ def words_of(prompt: Prompt, span: str) -> list[str]:
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(prompts(), min_size=1, max_size=3), st.sampled_from(["left", "right"]), st.booleans(), st.data())
-def test_spans_equal_an_independent_count(asked: list[Prompt], padding: str, merging: bool, data: st.DataObject):
-    tokenizer = "merging" if merging else "word"
+@given(
+    st.lists(prompts(), min_size=1, max_size=3),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from(list(TOKENIZERS)),
+    st.data(),
+)
+def test_spans_equal_an_independent_count(asked: list[Prompt], padding: str, tokenizer: str, data: st.DataObject):
     kind = data.draw(st.sampled_from(["siglip", "clip"] if all(_square(each) for each in asked) else ["siglip"]))
     answers = data.draw(st.none() | st.lists(st.sampled_from(["1", "king", "4 2"]), min_size=3, max_size=3))
     answers = answers and answers[: len(asked)]
@@ -82,7 +95,7 @@ def test_spans_equal_an_independent_count(asked: list[Prompt], padding: str, mer
         spans, words = batch.spans[row], spelled(batch, row, kind, tokenizer)
         for span in ("question", "intermediate", "intermediate.0", "intermediate.1"):
             found = [words[i] for i in spans.get(span, torch.zeros(0, dtype=torch.long)).tolist()]
-            assert [word for word in found if word] == words_of(prompt, span)
+            assert "".join(found) == "".join(words_of(prompt, span))
         assert [words[i] for i in spans.get("image", [])] == ["<image>"] * (9 * len(prompt.pictures))
         _assert_ends(words, spans, padding, answers and answers[row])
         _assert_objects(prompt, spans)
@@ -96,8 +109,7 @@ def _assert_ends(words: list[str], spans, padding: str, answer: str | None) -> N
     length = len(words) - words.count("<pad>")
     start = len(words) - length if padding == "left" else 0
     ending = [] if answer is None else [*answer.split(), "</s>"]
-    answered = [i for i in spans.get("answer", torch.zeros(0)).tolist() if words[i]]
-    assert [words[i] for i in answered] == ending
+    assert "".join(words[i] for i in spans.get("answer", [])) == "".join(ending)
     n_answer = len(spans.get("answer", ()))
     assert spans["prompt"].tolist() == list(range(start, start + length - n_answer))
     assert spans["last"].tolist() == [start + length - n_answer - 1]
@@ -154,6 +166,23 @@ def test_an_object_in_a_patch_that_the_model_drops_has_no_tokens_there():
     assert len(batch.spans[0]["image"]) == 8
     assert "image.object.0" not in batch.spans[0]
     assert batch.spans[0]["image.object.1"].tolist() == batch.spans[0]["image"][:1].tolist()
+
+
+def test_a_llava_template_with_a_llama_tokenizer():
+    """The template of the LLaVA 1.5 checkpoints, whose answers begin with a space."""
+    template = (
+        "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    )
+    llava = make_encoder("clip", sentence_tokenizer(), template)
+    prompt = Prompt(segments=(Segment("red card", ("a",)), Segment(" of blue ?", ("b",))), pictures=(picture(0),))
+    batch = llava([("x", prompt)], answers=[" king"], condition=None, padding="left")
+    assert batch.texts == ("USER: <image>\nred card of blue ? ASSISTANT: king</s>",)
+    ids, spans = batch.inputs["input_ids"][0], batch.spans[0]
+    said = {name: llava.processor.tokenizer.decode(ids[spans[name]]) for name in ("a", "b", "last", "answer")}
+    assert said == {"a": "red card", "b": " of blue ?", "last": ":", "answer": " king</s>"}
 
 
 def test_an_answer_that_grows_together_with_the_prompt_is_refused():

@@ -1,0 +1,189 @@
+"""A run's folder: settings, resume, whole files only, and folders that are not ours."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from seamscope.experiments import Run, Settings
+from seamscope.experiments._run import check_place, partial_of, read_settings, replacing, settings_of
+from seamscope.hooks import RunError
+
+TABLE = pd.DataFrame(
+    {
+        "id": ["0", "1"],
+        "said": ["", "nan is a word"],
+        "output": ["007", "1.0"],
+        "value": [0.1 + 0.2, float("nan")],
+        "layer": pd.array([3, None], dtype="Int64"),
+        "right": [True, False],
+    }
+)
+
+
+def never() -> pd.DataFrame:
+    raise AssertionError("a finished table was made again")
+
+
+class TestTables:
+    def test_opening_writes_nothing(self, tmp_path: Path) -> None:
+        run = Run(tmp_path / "a", Settings())
+        assert not run.has("x.csv")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_made_once_and_read_as_it_was(self, tmp_path: Path) -> None:
+        made = Run(tmp_path / "a/b", Settings(n=4)).table("x", lambda: TABLE)
+        again = Run(tmp_path / "a/b", Settings(n=4)).table("x", never)
+        pd.testing.assert_frame_equal(made, again)
+        pd.testing.assert_frame_equal(made, TABLE, check_dtype=False)
+        assert list(made.said) == ["", "nan is a word"]
+        assert list(made.output) == ["007", "1.0"]
+        assert made.value.dtype == float
+        assert made.layer.dtype == "Int64"
+        assert made.right.dtype == bool
+
+    def test_a_failure_leaves_nothing(self, tmp_path: Path) -> None:
+        run = Run(tmp_path / "a", Settings())
+        with pytest.raises(AssertionError):
+            run.table("x", never)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_table_that_is_none(self, tmp_path: Path) -> None:
+        run = Run(tmp_path / "a", Settings())
+        run.path("x.csv").write_bytes(b"")
+        with pytest.raises(RunError, match=r"x\.csv is no table of a run .* delete it to have it made again"):
+            run.table("x", never)
+        run.path("x.csv").write_bytes(b"\xff\xfe,\n\x00")
+        with pytest.raises(RunError, match="delete it"):
+            run.table("x", never)
+
+
+class TestReplacing:
+    def test_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.txt"
+        file.write_text("old")
+
+        def fail() -> None:
+            with replacing(file) as temporary:
+                temporary.write_text("half")
+                assert file.read_text() == "old"
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert file.read_text() == "old"
+        with replacing(file) as temporary:
+            temporary.write_text("new")
+        assert file.read_text() == "new"
+        assert list(tmp_path.iterdir()) == [file]
+
+
+class TestSettings:
+    def test_they_come_back(self, tmp_path: Path) -> None:
+        asked = Settings(task="counting", n=7, sites=("lm.0.resid_post",), spans=("last",), untrained=True)
+        Run(tmp_path, asked).path("x")
+        assert settings_of(tmp_path) == asked
+        assert asked.differences(read_settings(tmp_path)) == []
+
+    def test_differences_are_named(self, tmp_path: Path) -> None:
+        Run(tmp_path, Settings()).path("x")
+        with pytest.raises(RunError) as caught:
+            Run(tmp_path, Settings(n=3, spans=("last",), batch_size=2))
+        told = str(caught.value)
+        assert "holds another run (n: 200, not 3; spans: [" in told
+        assert "not ('last',)" in told
+        assert told.endswith("choose another --out, or repeat that run's options to continue it")
+
+    def test_the_batch_size_does_not_count(self, tmp_path: Path) -> None:
+        Run(tmp_path, Settings(batch_size=2)).path("x")
+        assert Run(tmp_path, Settings(batch_size=3)).has("run.json")
+
+    @pytest.mark.parametrize("changed", [name for name in asdict(Settings()) if name != "batch_size"])
+    def test_everything_else_counts(self, tmp_path: Path, changed: str) -> None:
+        Run(tmp_path, Settings()).path("x")
+        held = json.loads((tmp_path / "run.json").read_text())
+        held[changed] = "something else"
+        (tmp_path / "run.json").write_text(json.dumps(held))
+        with pytest.raises(RunError, match=f"holds another run \\({changed}: 'something else', not "):
+            Run(tmp_path, Settings())
+
+    def test_a_batch_holds_something(self) -> None:
+        with pytest.raises(RunError, match="batch_size is 0; expected at least 1"):
+            Settings(batch_size=0)
+
+
+class TestForeignFolders:
+    def test_what_is_not_a_run(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("x")
+        with pytest.raises(RunError, match="holds something that is not a run; choose another --out"):
+            Run(tmp_path, Settings())
+
+    def test_an_empty_folder_will_do(self, tmp_path: Path) -> None:
+        assert not Run(tmp_path, Settings()).has("run.json")
+
+    def test_so_will_one_that_was_killed_at_its_first_file(self, tmp_path: Path) -> None:
+        partial_of(tmp_path / "run.json").write_text('{"n"')
+        Run(tmp_path, Settings()).path("x")
+        assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_text("x")
+        for place in (tmp_path / "f", tmp_path / "f/a/b"):
+            with pytest.raises(RunError, match="f is a file; --out must name a folder"):
+                Run(place, Settings())
+
+    def test_what_may_not_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.access", lambda *_: False)  # who runs the tests may be allowed everything
+        with pytest.raises(RunError, match="may not be written; choose another --out"):
+            check_place(tmp_path / "a/b")
+
+
+class TestHostileSettings:
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\xff", b"[" * 200_000, b"[1]", b'"text"', b"null", b"12"],
+    )
+    def test_what_is_not_settings(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "run.json").write_bytes(content)
+        for read in (settings_of, lambda folder: Run(folder, Settings())):
+            with pytest.raises(RunError, match=r"run\.json (cannot be read|is not the settings of a run)"):
+                read(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("n", "12"),
+            ("n", 1.5),
+            ("n", True),
+            ("n", None),
+            ("untrained", 1),
+            ("task", ["cards.sort"]),
+            ("model", None),
+            ("sites", "lm.*"),
+            ("sites", [1]),
+            ("spans", {"last": 1}),
+        ],
+    )
+    def test_settings_of_the_wrong_kind(self, tmp_path: Path, name: str, value: Any) -> None:
+        (tmp_path / "run.json").write_text(json.dumps({**asdict(Settings()), name: value}))
+        with pytest.raises(RunError, match=rf"run\.json: {name} is .*; expected such as "):
+            settings_of(tmp_path)
+
+    def test_a_setting_that_cannot_be(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").write_text(json.dumps({**asdict(Settings()), "batch_size": 0}))
+        with pytest.raises(RunError, match="batch_size is 0"):
+            settings_of(tmp_path)
+
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").mkdir()
+        with pytest.raises(RunError, match="cannot be read"):
+            Run(tmp_path, Settings())
+
+    def test_no_settings(self, tmp_path: Path) -> None:
+        with pytest.raises(RunError, match="holds no run; give the --out folder of an earlier command"):
+            settings_of(tmp_path)

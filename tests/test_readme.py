@@ -1,0 +1,105 @@
+"""The README keeps its word: its Python runs, its commands work, its links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from seamscope.experiments import _cli
+from seamscope.experiments.tasks import get
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LINKS = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", TEXT)]
+STAND_INS = {"PATH_OR_HUB_ID": "organism"}  # for what a reader puts in
+TINY = ["--n", "6"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    return [[STAND_INS.get(word, word) for word in words[1:]] for words in lines if words[:1] == ["seamscope"]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(blocks("python")) >= 1
+    assert len(commands()) >= 5
+    assert len(LINKS) >= 3
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_runs(here: Path, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert "torch.Size([8, 1, 128])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_is_one(words: list[str]) -> None:
+    """Each line of the README is parsed by the real command, which knows every option and lacks nothing."""
+    group, rest = get_command(_cli.app), words
+    with group.make_context("seamscope", list(words), resilient_parsing=True) as context:
+        name, command, rest = group.resolve_command(context, list(words))  # type: ignore[attr-defined]
+        if hasattr(command, "resolve_command") and rest:
+            _, command, rest = command.resolve_command(context, rest)
+        command.make_context(name, rest, parent=context).close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_works(here: Path, words: list[str]) -> None:
+    """All of them are run, on six items and on the organism in the place of the reader's own model."""
+    write_records(here / "my_records.jsonl")
+    tiny = [] if words[0] == "doctor" or words == ["tasks"] else TINY
+    result = CliRunner().invoke(_cli.app, [*words, *tiny])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stdout
+
+
+def write_records(file: Path) -> None:
+    """Cards as a user's own records, each with its partner."""
+    task, rows = get("cards.sort"), []
+    for item in task.items(6):
+        pair = [item, task.partner(item)]
+        for mine, other in (pair, pair[::-1]):
+            picture = file.parent / f"{mine.id}.png"
+            mine.image.save(picture)
+            rows.append(
+                {
+                    "id": mine.id,
+                    "image": picture.name,
+                    "question": mine.question,
+                    "intermediate": list(mine.intermediate.parts),
+                    "answer": mine.answer,
+                    "pair": other.id,
+                    "variables": dict(mine.variables),
+                    "boxes": [[box.left, box.top, box.right, box.bottom] for box in mine.boxes],
+                }
+            )
+    half = len(rows) // 2  # six records are asked for: let them be of six pairs
+    rows = [rows[2 * k] for k in range(half)] + [rows[2 * k + 1] for k in range(half)]
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("link", sorted(set(LINKS)))
+def test_every_link_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\bmake (\w+)", "\n".join([*blocks("sh"), TEXT])))
+def test_every_make_target_is_one(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
