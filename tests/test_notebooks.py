@@ -31,8 +31,6 @@ def test_committed_without_outputs(file: Path) -> None:
 
 
 @pytest.mark.slow
-# jupyter_client and its event loop leave sockets for the garbage collector
-@pytest.mark.filterwarnings("ignore::ResourceWarning:zmq", "ignore::DeprecationWarning:jupyter_client")
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_it_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel of this very interpreter; any exception in a cell fails."""

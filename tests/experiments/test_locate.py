@@ -31,9 +31,13 @@ def answers(rng: np.random.Generator, *, direct: float = 0.1, oracle: float = 1.
     return pd.DataFrame(rows)
 
 
-def hits(rng: np.random.Generator, *, tower: float, projector: float, image: list[float], last: list[float]) -> pd.DataFrame:
+def hits(
+    rng: np.random.Generator, *, tower: float, projector: float, image: list[float], last: list[float]
+) -> pd.DataFrame:
     places = [("vision", k, "objects", tower) for k in range(3)] + [("projector", pd.NA, "objects", projector)]
-    places += [("lm", k, "objects", p) for k, p in enumerate(image)] + [("lm", k, "last", p) for k, p in enumerate(last)]
+    places += [("lm", k, "objects", p) for k, p in enumerate(image)] + [
+        ("lm", k, "last", p) for k, p in enumerate(last)
+    ]
     places += [("lm", k, "question", 0.1) for k in range(LAYERS)]
     return pd.DataFrame(
         [

@@ -1,0 +1,94 @@
+"""The probes of a study, on the shipped organism: real beside control, trained beside untrained."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from seamscope.activations import open_store
+from seamscope.experiments import Run, Settings, Study
+from seamscope.experiments._probing import item_hits, object_of, shared_targets
+
+SITES = ("vision.3.resid_post", "projector.out", "lm.0.resid_post", "lm.4.resid_post", "lm.7.resid_post")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("probing") / "run"
+    return Study(Run(folder, Settings(n=80, sites=SITES, spans=("objects", "question", "last"))))
+
+
+def mean(table: pd.DataFrame, column: str, **chosen: str) -> float:
+    for name, value in chosen.items():
+        table = table[table[name].str.fullmatch(value)]
+    assert len(table)
+    return float(table[column].mean())
+
+
+def test_the_trained_tower_holds_the_ranks_and_controls_do_not(study: Study) -> None:
+    where = {"site": r"vision\.3.*", "condition": "direct", "target": r"card\.\d\.rank"}
+    real = mean(study.probes, "accuracy", **where)
+    assert real > 0.6
+    assert mean(study.probes, "shuffled_accuracy", **where) < 0.2
+    assert real - mean(study.probes, "control_accuracy", **where) > 0.3
+
+
+def test_an_untrained_organism_is_at_chance_where_the_answer_is_made(study: Study) -> None:
+    """At its own object an untrained tower passes pixels on, which a probe can use; at the last token it cannot."""
+    rows = study.probes[(study.probes.span == "last") & (study.probes.condition == "direct")]
+    rows = rows[rows.target.str.fullmatch(r"card\.\d\.rank")]
+    floor = max(rows.chance.mean(), rows.shuffled_accuracy.mean())
+    assert rows.untrained_accuracy.notna().all()
+    assert abs(rows.untrained_accuracy.mean() - floor) < 0.06
+    assert abs(rows.untrained_accuracy.mean() - rows.control_accuracy.mean()) < 0.12
+
+
+def test_shuffled_labels_are_at_chance_everywhere(study: Study) -> None:
+    for target, rows in study.probes.groupby("target"):
+        assert abs(rows.shuffled_accuracy.mean() - 1 / rows.n_classes.mean()) < 0.08, target
+
+
+def test_direct_and_cascaded_stand_side_by_side(study: Study) -> None:
+    assert set(study.probes.condition) == {"direct", "cascaded"}
+    spans = {condition: set(rows.span) for condition, rows in study.probes.groupby("condition")}
+    assert {f"image.object.{k}" for k in range(3)} < spans["direct"]
+    assert {f"intermediate.{k}" for k in range(3)} < spans["cascaded"]
+
+
+def test_item_hits_average_back_to_the_table(study: Study) -> None:
+    hits = study._probe_tables[1]
+    chosen = hits[(hits.condition == "direct") & (hits.site == "lm.4.resid_post") & (hits.span == "objects")]
+    rows = study.probes[(study.probes.condition == "direct") & (study.probes.site == "lm.4.resid_post")]
+    rows = rows[rows.span.str.startswith("image.object")]
+    assert chosen.correct.mean() == pytest.approx(rows.accuracy.mean(), abs=0.01)
+    assert len(chosen) == 80
+
+
+def test_partners_share_a_group_in_the_store(study: Study) -> None:
+    study.store().close()
+    with open_store(study.run.folder / "activations.h5") as store:
+        rows = store.rows("direct")
+        assert (rows.groupby("group").size() == 2).all()
+        assert "lowest" in shared_targets(store)
+        assert store.read("lm.7.resid_post", "last", "direct").values.shape == (160, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("card.0.rank", 0), ("number.2", 2), ("sum", None), ("lowest", None), ("object.1.shape", 1)]
+)
+def test_the_object_of_a_variable(name: str, number: int | None) -> None:
+    assert object_of(name) == number
+
+
+def test_hits_of_an_answer_are_kept_apart() -> None:
+    grid = pd.DataFrame(
+        {
+            "condition": "direct", "site": "lm.0.resid_post", "stack": "lm", "layer": 0, "span": "last",
+            "target": ["sum", "card.0.rank"], "chance": 0.1,
+            "groups": [["a", "b"], ["a", "b"]], "correct": [[True, False], [True, True]],
+            "control_correct": [[False, False]] * 2, "shuffled_correct": [[False, True]] * 2,
+        }
+    )  # fmt: skip
+    hits = item_hits(grid)
+    assert list(hits[hits.kind == "answer"].correct) == [1, 0]
+    assert list(hits[hits.kind == "object"].correct) == [1, 1]

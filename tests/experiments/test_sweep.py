@@ -1,0 +1,143 @@
+"""Sweeps on the organism: exact where an answer is known, and still where nothing is patched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seamscope.experiments import EXPERIMENTS, Cell, back_cells, layer_cells, summarise_sweep, sweep
+from seamscope.experiments._align import aligned, expand
+from seamscope.experiments.tasks import get
+from seamscope.hooks import Patch, RunError, SiteError, Vlm, capture, patch
+
+LAST = 7
+TASK = get("cards.sum")  # one-word answers: what is patched at the last token is all that decides
+
+
+def cell(source: str, target: str, span: str) -> Cell:
+    return Cell(source_site=source, target_site=target, span=span)
+
+
+def test_a_layer_written_into_itself_changes_nothing(organism: Vlm) -> None:
+    cells = [
+        cell(f"lm.{k}.resid_post", f"lm.{k}.resid_post", s) for k in (0, 3) for s in ("objects", "reading", "image")
+    ]
+    table = sweep(organism, TASK, TASK.items(6), experiment="backpatch", cells=cells, batch_size=4)
+    assert (table.patched == table.base).all()
+
+
+@pytest.mark.parametrize("experiment", ["denoise", "noise", "text_noise", "cross", "cross_control"])
+def test_the_last_layer_at_all_reading_positions_gives_the_source(organism: Vlm, experiment: str) -> None:
+    """After the last layer only the reading positions matter, so all of the answer moves, and nothing is left."""
+    cells = [cell(f"lm.{LAST}.resid_post", f"lm.{LAST}.resid_post", "reading")]
+    table = sweep(organism, TASK, TASK.items(8), experiment=experiment, cells=cells)
+    np.testing.assert_allclose(table.patched, table.ceiling, rtol=1e-4, atol=1e-4)
+    assert (table.right == table.ceiling_right).all()
+
+
+def test_after_the_last_layer_the_image_does_nothing(organism: Vlm) -> None:
+    cells = [cell(f"lm.{LAST}.resid_post", f"lm.{LAST}.resid_post", "image")]
+    table = sweep(organism, TASK, TASK.items(6), experiment="denoise", cells=cells)
+    assert (table.patched == table.base).all()
+
+
+def test_one_cell_by_hand(organism: Vlm) -> None:
+    item = TASK.items(3)[2]
+    partner = TASK.partner(item)
+    source = organism.encode([item], condition="oracle", answers=[item.answer])
+    target = organism.encode([item], condition="direct", answers=[item.answer])
+    spans = [f"intermediate.{k}" for k in range(3)]
+    with capture(organism, "lm.2.resid_post", spans=spans) as acts:
+        ceiling = organism.score(source)
+    patches = [
+        Patch("lm.2.resid_post", acts["lm.2.resid_post", s], span=f"image.object.{k}", rule="stretch")
+        for k, s in enumerate(spans)
+    ]
+    with patch(organism, patches):
+        by_hand = organism.score(target)
+    cells = [cell("lm.2.resid_post", "lm.2.resid_post", "objects")]
+    (row,) = sweep(organism, TASK, [item], experiment="cross", cells=cells).to_dict("records")
+    assert row["patched"] == pytest.approx(float(by_hand.logprob), abs=1e-5)
+    assert row["ceiling"] == pytest.approx(float(ceiling.logprob), abs=1e-5)
+    assert partner.answer != item.answer
+
+
+def test_batches_do_not_matter(organism: Vlm) -> None:
+    cells = layer_cells(organism, sites=["lm.1.resid_post"], spans=["objects", "last"])
+    items = TASK.items(5)
+    whole, pieces = (sweep(organism, TASK, items, experiment="noise", cells=cells, batch_size=b) for b in (5, 2))
+    keys = ["id", "span"]
+    pd.testing.assert_frame_equal(
+        whole.sort_values(keys, ignore_index=True), pieces.sort_values(keys, ignore_index=True), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_sites_of_the_image_are_patched_at_image_spans_only(organism: Vlm) -> None:
+    cells = layer_cells(
+        organism, sites=["vision.3.resid_post", "projector.out", "lm.0.resid_post"], spans=["objects", "last"]
+    )
+    assert [(c.target_site, c.span) for c in cells] == [
+        ("vision.3.resid_post", "objects"),
+        ("projector.out", "objects"),
+        ("lm.0.resid_post", "objects"),
+        ("lm.0.resid_post", "last"),
+    ]
+
+
+def test_back_cells_are_every_later_layer_into_every_earlier_one(organism: Vlm) -> None:
+    cells = back_cells(organism, spans=["reading"])
+    assert len(cells) == 8 * 7 / 2
+    assert all(int(c.source_site.split(".")[1]) > int(c.target_site.split(".")[1]) for c in cells)
+
+
+def test_bad_names_are_refused(organism: Vlm) -> None:
+    items = TASK.items(1)
+    cells = layer_cells(organism, sites=["lm.0.resid_post"], spans=["last"])
+    with pytest.raises(RunError, match=r"unknown experiment 'denoize'; did you mean denoise"):
+        sweep(organism, TASK, items, experiment="denoize", cells=cells)
+    with pytest.raises(SiteError, match="lm.9"):
+        layer_cells(organism, sites=["lm.9.resid_post"], spans=["last"])
+    with pytest.raises(RunError, match="no cell"):
+        sweep(organism, TASK, items, experiment="denoise", cells=[])
+
+
+def test_spans_of_two_conditions_are_aligned() -> None:
+    assert aligned("objects", "oracle", "direct", objects=2) == [
+        ("intermediate.0", "image.object.0"),
+        ("intermediate.1", "image.object.1"),
+    ]
+    assert aligned("image", "cascaded", "direct", objects=2) == [("intermediate", "image")]
+    assert aligned("reading", "oracle", "direct", objects=2) == [(s, s) for s in ("question", "last", "answer")]
+    assert expand("objects+reading", "direct", objects=1) == ["image.object.0", "question", "last", "answer"]
+
+
+def test_effects_are_means_with_intervals_and_flagged_pairs() -> None:
+    rows = pd.DataFrame(
+        {
+            "id": list("abcd"),
+            "group": list("abcd"),
+            "experiment": "denoise",
+            "source_site": "lm.2.resid_post",
+            "target_site": "lm.1.resid_post",
+            "span": "last",
+            "base": [-4.0, -4.0, -4.0, -4.0],
+            "ceiling": [0.0, 0.0, -2.0, -4.1],
+            "patched": [-2.0, -1.0, -3.0, -3.0],
+            "base_right": False,
+            "ceiling_right": [True, True, True, False],
+            "right": [True, False, False, False],
+            "first_right": [True, True, False, False],
+        }
+    )
+    (row,) = summarise_sweep(rows).to_dict("records")
+    assert row["effect"] == pytest.approx(1.75)
+    assert row["low"] < 1.75 < row["high"]
+    assert row["below_margin"] == 1
+    assert row["normalised"] == pytest.approx(0.5)
+    assert (row["source_layer"], row["layer"], row["stack"]) == (2, 1, "lm")
+    assert row["right"] == 0.25
+
+
+def test_every_experiment_asks_a_question() -> None:
+    assert all(plan.question.endswith("?") or "control" in plan.name for plan in EXPERIMENTS.values())
