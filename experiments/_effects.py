@@ -23,7 +23,7 @@ def summarise_sweep(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     `below_margin`; `right` = share of items whose whole answer comes out, with `right_low, right_high`;
     `first_right`, `base_right`, `ceiling_right` = shares.
     """
-    cells = [_cell(key, table, seed=seed) for key, table in rows.groupby(CELL, sort=False)]
+    cells = [_cell(tuple(map(str, key)), table, seed=seed) for key, table in rows.groupby(CELL, sort=False)]
     return pd.DataFrame(cells)
 
 

@@ -196,7 +196,7 @@ class Findings:
         chosen = rows[(rows.experiment == "text_noise") & (rows.span == "objects")]
         return self.items.align(chosen, "base", places="experiment")[0][:, 0]
 
-    def _share_lost(self, rows: pd.DataFrame, counted: np.ndarray) -> Floats:  # type: ignore[type-arg]
+    def _share_lost(self, rows: pd.DataFrame, counted: np.ndarray) -> Floats:
         curves = [
             patch_curve(self.items, rows, counted, experiment="text_noise", span="objects", value=value)
             for value in ("base", "ceiling", "patched")

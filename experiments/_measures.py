@@ -46,10 +46,12 @@ class Items:
     def mean(self, values: Floats, *, half: str | None = None) -> Floats:
         """Weighted means over items: (1 + resamples, places); row 0 is the sample itself."""
         held = ~np.isnan(values)
-        weights = self.weights * {None: True, "choose": self.choosing, "score": ~self.choosing}[half]
+        members = {None: np.ones_like(self.choosing), "choose": self.choosing, "score": ~self.choosing}[half]
+        weights = self.weights * members.astype(float)
         total = weights @ np.where(held, values, 0.0)
         counts = weights @ held.astype(float)
-        return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0)
+        means: Floats = np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0)
+        return means
 
     def best(self, curve: Curve) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """The best place, chosen on one half and scored on the other: score, control there, and place."""

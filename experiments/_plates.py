@@ -51,7 +51,7 @@ def save_plate(folder: Path, draft: _Draft) -> Plate:
     try:
         saved = figures.save(drawn, folder, draft.name, data=draft.data)
     finally:
-        plt.close(drawn if isinstance(drawn, Figure) else drawn.figure)  # type: ignore[arg-type]
+        plt.close(drawn if isinstance(drawn, Figure) else drawn.figure)
     return Plate(saved=saved, caption=draft.caption, alt=draft.alt, section=draft.section)
 
 

@@ -89,13 +89,22 @@ class Run:
         """The table of that name: read if it is finished, made and written otherwise."""
         finished = self.folder / f"{name}.csv"
         if not finished.exists():
-            made = make()
-            with replacing(self.path(finished.name)) as temporary:
-                made.to_csv(temporary, index=False, na_rep=MISSING)
+            self.derive(name, make())
         try:
             return pd.read_csv(finished, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
         except (OSError, ValueError) as error:
             raise RunError(f"{finished} is no table of a run ({error}); delete it to have it made again") from error
+
+    def derive(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write a table that follows quickly from finished ones, anew each time; gives it back."""
+        with replacing(self.path(f"{name}.csv")) as temporary:
+            table.to_csv(temporary, index=False, na_rep=MISSING)
+        return table
+
+    def finished(self, stem: str) -> list[str]:
+        """The X of every finished table `stem.X.csv`, in alphabetical order."""
+        files = self.folder.glob(f"{stem}.*.csv") if self.folder.is_dir() else []
+        return sorted(file.name.removeprefix(f"{stem}.").removesuffix(".csv") for file in files)
 
     def has(self, name: str) -> bool:
         """Whether a file of the run is finished."""

@@ -71,14 +71,13 @@ class Study:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """What the model answered, for the run's task and those it is compared with."""
-        names = dict.fromkeys((self.task.name, *self.compare))
+        """What the model answered, for the run's task, those it is compared with, and those compared earlier."""
+        names = dict.fromkeys((self.task.name, *self.compare, *self.run.finished("answers")))
         return pd.concat([self._answers(name) for name in names], ignore_index=True)
 
     def _answers(self, name: str) -> pd.DataFrame:
-        task = self.task if name == self.task.name else tasks.get(name)
-
         def make() -> pd.DataFrame:
+            task = self.task if name == self.task.name else tasks.get(name)
             items = self.items if task is self.task else self.items_of(task)
             return run_conditions(
                 self.vlm,
@@ -89,12 +88,12 @@ class Study:
                 progress=self.progress,
             )
 
-        return self.run.table(f"answers.{task.name}", make)
+        return self.run.table(f"answers.{name}", make)
 
     @cached_property
     def gap(self) -> pd.DataFrame:
         """The composition gap with intervals."""
-        return self.run.table("gap", lambda: composition_gap(self.answers, seed=self.settings.seed))
+        return self.run.derive("gap", composition_gap(self.answers, seed=self.settings.seed))
 
     def store(self, *, untrained: bool = False) -> Store:
         """The activations of direct and cascaded runs; of an untrained copy of the model, direct only."""

@@ -19,7 +19,7 @@ from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
 from seamscope.hooks._score import Score
-from seamscope.hooks._site import Site
+from seamscope.hooks._site import Site, expand_sites
 from seamscope.hooks._vlm import Vlm
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Vlm",
     "capture",
     "choose",
+    "expand_sites",
     "knockout",
     "load_vlm",
     "patch",

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seamscope.activations import Store
-from seamscope.hooks import SpanError, StoreError, choose
-from seamscope.hooks._site import expand_sites
+from seamscope.hooks import SpanError, StoreError, choose, expand_sites
 
 _OWN = "{k}"  # in a span: the number of the target's own object
 

@@ -70,7 +70,8 @@ the training split: a tenth of all contents, chosen by hash, and a fifth of the 
 
 def _row(stage: Stage) -> str:
     shares = " | ".join(f"{100 * stage.shares[name]:.0f} %" for name in ("perceive", "cot", "direct"))
-    return f"| {stage.name} | {stage.after} | {stage.steps:,} | {shares} | {stage.pictured} | {stage.textual} | {stage.rate:g} |"
+    cells = (stage.name, stage.after, f"{stage.steps:,}", shares, stage.pictured, stage.textual, f"{stage.rate:g}")
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _skills(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:

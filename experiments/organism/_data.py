@@ -64,8 +64,7 @@ class Lessons:
         chosen = list(self._choose(n, odds))
         conditions = self.rng.choice(list(shares), n, p=np.array(list(shares.values())) / sum(shares.values()))
         pairs = [
-            (self.pools[name].items[k], condition)
-            for (name, k), condition in zip(chosen, conditions, strict=True)
+            (self.pools[name].items[k], condition) for (name, k), condition in zip(chosen, conditions, strict=True)
         ]
         pixels = np.stack([moved(self.pools[name].pixels[k], self.rng) for name, k in chosen])
         batch = self._tokens([(item, str(condition)) for item, condition in pairs])

@@ -54,7 +54,7 @@ def train_sight(
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
         loss = loss / labels.shape[:2].numel()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()

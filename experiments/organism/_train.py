@@ -95,7 +95,7 @@ def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, steps: int)
         optimiser.zero_grad()
         for kind, batch in batches.items():
             loss = _loss(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             seen[kind] = 0.98 * seen.get(kind, loss.item()) + 0.02 * loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

@@ -96,7 +96,7 @@ def test_bad_names_are_refused(organism: Vlm) -> None:
     cells = layer_cells(organism, sites=["lm.0.resid_post"], spans=["last"])
     with pytest.raises(RunError, match=r"unknown experiment 'denoize'; did you mean denoise"):
         sweep(organism, TASK, items, experiment="denoize", cells=cells)
-    with pytest.raises(SiteError, match="lm.9"):
+    with pytest.raises(SiteError, match=r"lm\.9"):
         layer_cells(organism, sites=["lm.9.resid_post"], spans=["last"])
     with pytest.raises(RunError, match="no cell"):
         sweep(organism, TASK, items, experiment="denoise", cells=[])
