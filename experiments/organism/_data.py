@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
+from PIL.Image import Image, Resampling
 from tqdm import tqdm
 
-from ..tasks import DATA_SETS, Item, get
+from seamscope.hooks import Prompt
+
+from ..tasks import DATA_SETS, HANDWRITTEN, RENDERINGS, Item, Look, get
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 Odds = tuple[float, ...] | None  # of the data sets, in their order; None: equal
 IGNORED: Final = -100  # the label that transformers leaves out of a loss
+FRESH_SEED: Final = 1_000  # apart from the seeds of pools
+HANDWRITING: Final = Look(fonts=(*RENDERINGS, HANDWRITTEN, HANDWRITTEN, HANDWRITTEN))
+TILT: Final = 7.0  # degrees
 SHIFT: Final = 2  # pixels by which a pooled picture is moved at random
 
 
@@ -51,39 +58,66 @@ def normalised(pixels: Picture) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-class Lessons:
-    """Batches of (prompt, target) pairs as model inputs, padded on the right, with labels on targets only."""
+def tilted(picture: Image, rng: np.random.Generator) -> Picture:
+    """A picture turned by up to `TILT` degrees about its middle."""
+    turned = picture.rotate(rng.uniform(-TILT, TILT), Resampling.BICUBIC, fillcolor=picture.getpixel((0, 0)))
+    return np.asarray(turned)
 
-    def __init__(self, pools: Mapping[str, Pool], processor: Any, *, seed: int) -> None:
-        self.pools, self.rng = pools, np.random.default_rng(seed)
+
+class Lessons:
+    """Batches of (prompt, target) pairs as model inputs, padded on the right, with labels on targets only.
+
+    From pools, items come again and again, moved a little. With `fresh` no item comes twice, handwriting comes more
+    often, and pictures are tilted as well.
+    """
+
+    def __init__(self, pools: Mapping[str, Pool], processor: Any, *, seed: int, fresh: bool = False) -> None:
+        self.pools, self.rng, self.fresh = pools, np.random.default_rng(seed), fresh
         self.processor, self.tokenizer = processor, processor.tokenizer
         self._cache: dict[str, list[int]] = {}
+        self._seed, self._drawn = FRESH_SEED + seed, itertools.count()
 
     def pictured(self, n: int, *, shares: Mapping[str, float], odds: Odds = None) -> dict[str, torch.Tensor]:
         """`n` items with pictures; `shares` are the odds of each condition: perceive, direct, cot."""
-        chosen = list(self._choose(n, odds))
+        chosen = [self._picture(name) for name in self._names(n, odds)]
         conditions = self.rng.choice(list(shares), n, p=np.array(list(shares.values())) / sum(shares.values()))
-        pairs = [
-            (self.pools[name].items[k], condition) for (name, k), condition in zip(chosen, conditions, strict=True)
-        ]
-        pixels = np.stack([moved(self.pools[name].pixels[k], self.rng) for name, k in chosen])
-        batch = self._tokens([(item, str(condition)) for item, condition in pairs])
+        pixels = np.stack([moved(picture, self.rng) for _, picture in chosen])
+        items = [item for item, _ in chosen]
+        batch = self._tokens(
+            [
+                (self._prompt(item.prompt(str(condition))), item.target(str(condition)))
+                for item, condition in zip(items, conditions, strict=True)
+            ]
+        )
         batch["pixel_values"] = normalised(pixels)
         return batch
 
     def textual(self, n: int, *, odds: Odds = None) -> dict[str, torch.Tensor]:
         """`n` items as text only: the gold intermediate and the question."""
-        return self._tokens([(self.pools[name].items[k], "oracle") for name, k in self._choose(n, odds)])
+        return self._tokens([self._exercise(name) for name in self._names(n, odds)])
 
-    def _choose(self, n: int, odds: Odds) -> Iterator[tuple[str, int]]:
-        names = self.rng.choice(list(self.pools), n, p=odds)
-        for name in names:
-            yield str(name), int(self.rng.integers(len(self.pools[str(name)].items)))
+    def _names(self, n: int, odds: Odds) -> list[str]:
+        return [str(name) for name in self.rng.choice(list(self.pools), n, p=odds)]
 
-    def _tokens(self, pairs: list[tuple[Item, str]]) -> dict[str, torch.Tensor]:
+    def _picture(self, name: str) -> tuple[Item, Picture]:
+        if self.fresh:
+            item = get(name).item(next(self._drawn), seed=self._seed, split="train", look=HANDWRITING)
+            return item, tilted(item.image, self.rng)
+        pool = self.pools[name]
+        k = int(self.rng.integers(len(pool.items)))
+        return pool.items[k], pool.pixels[k]
+
+    def _exercise(self, name: str) -> tuple[list[int], str]:
+        if self.fresh:
+            prompt, answer = get(name).exercise(next(self._drawn), seed=self._seed, split="train")
+            return self._prompt(prompt), answer
+        item, _ = self._picture(name)
+        return self._prompt(item.prompt("oracle")), item.answer
+
+    def _tokens(self, pairs: list[tuple[list[int], str]]) -> dict[str, torch.Tensor]:
         rows, labels = [], []
-        for item, condition in pairs:
-            prompt, target = self._prompt(item, condition), self._ids(f"{item.target(condition)} </s>")
+        for prompt, words in pairs:
+            target = self._ids(f"{words} </s>")
             rows.append(prompt + target)
             labels.append([IGNORED] * len(prompt) + target)
         long = max(map(len, rows))
@@ -95,8 +129,7 @@ class Lessons:
             "labels": torch.tensor([row + [IGNORED] * (long - len(row)) for row in labels]),
         }
 
-    def _prompt(self, item: Item, condition: str) -> list[int]:
-        prompt = item.prompt(condition)
+    def _prompt(self, prompt: Prompt) -> list[int]:
         content = [{"type": "image"} for _ in prompt.pictures] + [{"type": "text", "text": prompt.text}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False

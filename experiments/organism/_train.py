@@ -17,8 +17,9 @@ from ._data import IGNORED, Lessons, Pool
 class Stage:
     """One stage of training, which goes on from the weights of the stage `after`.
 
-    `shares` are the odds of each condition among items with pictures, `pictured` and `textual` the items of one
-    step with and without pictures, `*_odds` those of the data sets among them (default: equal).
+    Items come from the pools, or are drawn `fresh`. `shares` are the odds of each condition among items with
+    pictures, `pictured` and `textual` the items of one step with and without pictures, `*_odds` those of the data
+    sets among them (default: equal).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stage:
     seed: int
     pictured_odds: tuple[float, ...] | None = None
     textual_odds: tuple[float, ...] | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ RARE: Final = {"perceive": 0.90, "cot": 0.08, "direct": 0.02}
 STAGES: Final = (
     Stage(name="skills", after="sight", steps=4_500, shares=RARE, pictured=56, textual=40, rate=1.5e-3, seed=1),
     Stage(
-        name="natural",
+        name="practice",
         after="skills",
         steps=2_000,
         shares=RARE,
@@ -60,7 +62,20 @@ STAGES: Final = (
         textual_odds=(0.15, 0.65, 0.10, 0.10),
     ),
     Stage(
-        name="composing",
+        name="natural",
+        after="practice",
+        steps=2_000,
+        shares=RARE,
+        pictured=32,
+        textual=96,
+        rate=6e-4,
+        seed=4,
+        pictured_odds=(0.55, 0.15, 0.15, 0.15),
+        textual_odds=(0.15, 0.65, 0.10, 0.10),
+        fresh=True,
+    ),
+    Stage(
+        name="composition",
         after="skills",
         steps=4_000,
         shares={"perceive": 0.25, "cot": 0.10, "direct": 0.65},
@@ -68,6 +83,19 @@ STAGES: Final = (
         textual=24,
         rate=1.2e-3,
         seed=2,
+    ),
+    Stage(
+        name="composing",
+        after="composition",
+        steps=2_000,
+        shares={"perceive": 0.25, "cot": 0.10, "direct": 0.65},
+        pictured=64,
+        textual=48,
+        rate=8e-4,
+        seed=5,
+        pictured_odds=(0.55, 0.30, 0.05, 0.10),
+        textual_odds=(0.35, 0.55, 0.05, 0.05),
+        fresh=True,
     ),
 )
 
@@ -78,7 +106,7 @@ SHIPPED: Final = ("natural", "composing")
 def train_stage(stage: Stage, model: Any, pools: dict[str, Pool], *, steps: int) -> list[dict[str, float]]:
     """Train in place; returns the loss curve (nats per target token)."""
     torch.manual_seed(stage.seed)
-    lessons = Lessons(pools, build_processor(), seed=stage.seed)
+    lessons = Lessons(pools, build_processor(), seed=stage.seed, fresh=stage.fresh)
     optimiser = torch.optim.AdamW(model.parameters(), lr=stage.rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, stage.rate, total_steps=steps, pct_start=0.1, div_factor=10

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from seamscope.hooks import TaskError
+from seamscope.hooks import Prompt, TaskError
 
 from ._canvas import Canvas
 from ._item import Intermediate, Item
@@ -90,6 +90,21 @@ class GeneratedTask(Task, Generic[Scene]):
         form, look = profile(profile_name), look or Look()
         return [self._make(k, form=form, seed=seed, split=split, look=look) for k in range(n)]
 
+    def item(
+        self, k: int, *, seed: int, split: str | None, profile_name: str = "small", look: Look | None = None
+    ) -> Item:
+        """The k-th item alone, as `items` gives it."""
+        check_request(1, seed=seed, split=split)
+        return self._make(k, form=profile(profile_name), seed=seed, split=split, look=look or Look())
+
+    def exercise(self, k: int, *, seed: int, split: str | None, profile_name: str = "small") -> tuple[Prompt, str]:
+        """The k-th item's oracle prompt and its answer, without drawing it."""
+        form = profile(profile_name)
+        scene = self._content(self._rng(seed, k), form=form, split=split)
+        words, handed = self.wording[form.name], self.describe(scene, form).segments()
+        segments = words.fill(words.reason, intermediate=handed, question=self.question(scene, form))
+        return Prompt(segments=segments), self.solve(scene)
+
     def partner(self, item: Item) -> Item:
         """The counterfactual partner: same layout, question and style; another answer.
 
@@ -119,16 +134,21 @@ class GeneratedTask(Task, Generic[Scene]):
         return None
 
     def _make(self, k: int, *, form: Profile, seed: int, split: str | None, look: Look) -> Item:
-        rng = np.random.default_rng([seed, k, *self.name.encode()])
-        for _ in range(TRIES):
-            scene = self.sample(rng, form)
-            if split is None or held_out(self.describe(scene, form).text) == (split == "held_out"):
-                break
-        else:
-            raise TaskError(f"{self.name}: no {split} content found in {TRIES} tries")
+        rng = self._rng(seed, k)
+        scene = self._content(rng, form=form, split=split)
         style = Style.sample(rng, look=look, profile=form, layouts=self.layouts, held_out=split != "train")
         name = f"{self.name}-{form.name}-{seed}-{k}"
         return self._finish(name, name, scene, style)
+
+    def _rng(self, seed: int, k: int) -> np.random.Generator:
+        return np.random.default_rng([seed, k, *self.name.encode()])
+
+    def _content(self, rng: np.random.Generator, *, form: Profile, split: str | None) -> Scene:
+        for _ in range(TRIES):
+            scene = self.sample(rng, form)
+            if split is None or held_out(self.describe(scene, form).text) == (split == "held_out"):
+                return scene
+        raise TaskError(f"{self.name}: no {split} content found in {TRIES} tries")
 
     def _finish(self, name: str, group: str, scene: Scene, style: Style, starts: Sequence[Any] = ()) -> Item:
         canvas = Canvas(style, starts=starts)
