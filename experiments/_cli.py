@@ -38,7 +38,7 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
     @o.one_line_errors
     def command(
         model: o.Model = "organism",
-        task: o.TaskName = "cards.sort",
+        task: o.TaskName = "cards.sum",
         n: o.Count = 200,
         profile: o.Profile = "small",
         seed: o.Seed = 0,
@@ -153,7 +153,7 @@ for _name, _act, _text in (
 @o.one_line_errors
 def demo(
     model: o.Model = "organism",
-    task: o.TaskName = "cards.sort",
+    task: o.TaskName = "cards.sum",
     n: o.Count = 120,
     seed: o.Seed = 0,
     out: o.Out = Path("runs/demo"),
@@ -182,7 +182,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")], as
 def doctor(
     model: o.ModelArgument = None,
     model_option: o.Model = "organism",
-    task: o.TaskName = "cards.sort",
+    task: o.TaskName = "cards.sum",
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     attn_implementation: o.Attention = "sdpa",

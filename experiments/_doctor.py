@@ -47,7 +47,7 @@ class Examination:
 def examine(
     model: str,
     *,
-    task: str = "cards.sort",
+    task: str = "cards.sum",
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str = "sdpa",

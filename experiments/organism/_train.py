@@ -62,7 +62,7 @@ STAGES: Final = (
         textual_odds=(0.15, 0.65, 0.10, 0.10),
     ),
     Stage(
-        name="natural",
+        name="handwriting",
         after="practice",
         steps=2_000,
         shares=RARE,
@@ -72,6 +72,18 @@ STAGES: Final = (
         seed=4,
         pictured_odds=(0.55, 0.15, 0.15, 0.15),
         textual_odds=(0.15, 0.65, 0.10, 0.10),
+        fresh=True,
+    ),
+    Stage(
+        name="natural",
+        after="handwriting",
+        steps=2_400,
+        shares=RARE,
+        pictured=16,
+        textual=128,
+        rate=1e-3,
+        seed=6,
+        textual_odds=(0.10, 0.76, 0.07, 0.07),
         fresh=True,
     ),
     Stage(

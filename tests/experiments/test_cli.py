@@ -243,11 +243,11 @@ class TestGap:
         first = succeed("gap", "--n", "4", "--json")
         found = json.loads(first.stdout.splitlines()[-1])
         assert first.stderr == ""
-        assert found["run"] == "runs/cards.sort"
+        assert found["run"] == "runs/cards.sum"
         rows = {row["condition"]: row for row in found["gap"] if row["subset"] == "all"}
         assert set(rows) == {"direct", "cascaded", "oracle", "cot", "gap"}
         assert rows["gap"]["estimate"] == rows["cascaded"]["estimate"] - rows["direct"]["estimate"]
-        assert set(tree(here / "runs/cards.sort")) == {"run.json", "answers.cards.sort.csv", "gap.csv"}
+        assert set(tree(here / "runs/cards.sum")) == {"run.json", "answers.cards.sum.csv", "gap.csv"}
 
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a finished run loaded the model")
@@ -255,7 +255,7 @@ class TestGap:
         monkeypatch.setattr(_study, "load_vlm", refuse)
         before = tree(here)
         assert succeed("gap", "--n", "4", "--json").stdout == first.stdout
-        assert "cards.sort  all" in succeed("gap", "--n", "4").stdout
+        assert "cards.sum  all" in succeed("gap", "--n", "4").stdout
         assert tree(here) == before
 
     def test_ones_own_records(self, here: Path) -> None:
@@ -293,7 +293,7 @@ class TestCommands:
         assert {row["experiment"] for row in effects} == {"denoise", "noise", "text_noise", "cross", "cross_control"}
         for command in ("capture", "probe", "patch"):
             assert succeed(command, *TINY).stdout
-        assert {file.suffix for file in (here / "runs/cards.sort").iterdir()} == {".json", ".csv", ".h5"}
+        assert {file.suffix for file in (here / "runs/cards.sum").iterdir()} == {".json", ".csv", ".h5"}
 
     def test_partners_within_a_file_are_captured_once(self) -> None:
         """In a file of records, an item and its partner are items of each other."""
@@ -312,10 +312,10 @@ class TestCommands:
         """Down to a verdict and a report; the report can be written anew, without the model."""
         words = ("demo", "--n", "6", "--out", "runs/demo")
         shown = succeed(*words).stdout
-        assert "verdict for organism on cards.sort" in shown
+        assert "verdict for organism on cards.sum" in shown
         assert all(name in shown for name in DATA_SETS)
         verdict = json.loads((here / "runs/demo/verdict.json").read_text())
-        assert verdict["task"] == "cards.sort"
+        assert verdict["task"] == "cards.sum"
         page = here / "runs/demo/report.html"
         before = page.read_bytes()
         page.unlink()
