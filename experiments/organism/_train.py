@@ -97,7 +97,7 @@ STAGES: Final = (
         seed=2,
     ),
     Stage(
-        name="composing",
+        name="arithmetic",
         after="composition",
         steps=2_000,
         shares={"perceive": 0.25, "cot": 0.10, "direct": 0.65},
@@ -107,6 +107,18 @@ STAGES: Final = (
         seed=5,
         pictured_odds=(0.55, 0.30, 0.05, 0.10),
         textual_odds=(0.35, 0.55, 0.05, 0.05),
+        fresh=True,
+    ),
+    Stage(
+        name="composing",
+        after="arithmetic",
+        steps=1_800,
+        shares={"perceive": 0.12, "cot": 0.03, "direct": 0.85},
+        pictured=64,
+        textual=12,
+        rate=1e-3,
+        seed=7,
+        pictured_odds=(0.82, 0.08, 0.04, 0.06),
         fresh=True,
     ),
 )
