@@ -21,11 +21,12 @@ class Thresholds:
 class Facts:
     """What was measured, in one sample of the items; curves run over decoder layers 0 to L - 1.
 
-    `tower`, `projector`, `image` (own object's image tokens), `reading` (question and last token): the share of
-    what chance leaves open that probes recover of the intermediate in direct runs. `text_needs`: in text runs, the
+    `tower`, `projector`, `image` (own object's image tokens): the share of what chance leaves open that probes recover
+    of the intermediate in direct runs. `reading` (question and last token): the same, as a share of the most that they
+    recover there in text runs. `text_needs`: in text runs, the
     share of the answer's log-probability that is lost when the intermediate's words are exchanged after a layer.
     `earlier`: the share of failed answers that come right when the direct run's own later state is written into an
-    earlier layer. `as_text`: the share that come right when the text run's state is written over the objects.
+    earlier layer.
     """
 
     gap: float
@@ -37,7 +38,6 @@ class Facts:
     reading: Sequence[float]
     text_needs: Sequence[float]
     earlier: float
-    as_text: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from ._decide import Decision, Facts, Thresholds, decide
 from ._measures import Curve, Floats, Items, behaviour, patch_curve, probe_curve
 from ._verdict import LOCI, Evidence, Verdict
 
-DIRECT_FIRST: Final = ("last", "question")
+READ_AT: Final = ("last", "question")
+LEAST: Final = 0.2  # text runs that show less than this where they read are no measure for direct runs
 
 
 def locate(
@@ -82,7 +83,6 @@ class Findings:
                 reading=self._reading[k],
                 text_needs=self._text_needs[k],
                 earlier=self._earlier[k],
-                as_text=self._as_text[k],
             )
             for k in range(len(self._gap))
         ]
@@ -130,9 +130,29 @@ class Findings:
         self._tower, _ = self._best_probe(hits, "vision", "Is the intermediate in the vision tower?")
         self._projector, _ = self._best_probe(hits, "projector", "Does the projector hand it on?")
         self._image = self._probe_layers(hits, "objects")
-        self._reading = np.fmax.reduce([self._probe_layers(hits, span) for span in DIRECT_FIRST])
+        self._reading = self._read_as_in_text_runs(hits)
         self._best_probe(hits, "lm", "Is it at its image positions in the decoder?", span="objects")
         self._best_probe(hits, "lm", "Does it reach the last position?", span="last")
+
+    def _read_as_in_text_runs(self, hits: pd.DataFrame) -> Floats:
+        """What direct runs hold at the reading positions, as a share of the most that text runs hold there.
+
+        A sum, say, is made from cards that no linear probe reads well at the last token even where the answer
+        comes out; so what the textual skill itself shows there is the measure.
+        """
+        direct, text = (
+            np.fmax.reduce([self._probe_layers(hits, span, condition) for span in READ_AT])
+            for condition in ("direct", "cascaded")
+        )
+        most = np.nanmax(text, axis=1, initial=0.0)
+        self._note(
+            "How much of it is at the reading positions of text runs?",
+            "probe",
+            "the most of any layer, as a share of what chance leaves open",
+            most,
+            "the measure for direct runs: half of this counts as arrived",
+        )
+        return direct / np.maximum(most, LEAST)[:, None]
 
     def _best_probe(
         self, hits: pd.DataFrame, stack: str, question: str, *, span: str = "objects"
@@ -155,8 +175,8 @@ class Findings:
         )
         return _recovered(score, curve), control
 
-    def _probe_layers(self, hits: pd.DataFrame, span: str) -> Floats:
-        curve = probe_curve(self.items, hits, condition="direct", span=span, stack="lm")
+    def _probe_layers(self, hits: pd.DataFrame, span: str, condition: str = "direct") -> Floats:
+        curve = probe_curve(self.items, hits, condition=condition, span=span, stack="lm")
         if curve is None:
             return np.full((len(self._gap), 1), np.nan)
         return _recovered(self.items.mean(curve.values), curve)
@@ -171,7 +191,7 @@ class Findings:
             ("objects", "reading"),
             "Does delivering its own state earlier repair the direct run?",
         )
-        self._as_text = self._repair(
+        self._repair(
             rows,
             "cross",
             ("objects",),

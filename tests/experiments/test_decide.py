@@ -20,7 +20,6 @@ HEALTHY_ROUTE = Facts(
     reading=(0.0, 0.8, 0.9, 0.9, 0.9, 0.9),
     text_needs=(1.0, 1.0, 0.6, 0.1, 0.0, 0.0),
     earlier=0.0,
-    as_text=0.0,
 )
 
 

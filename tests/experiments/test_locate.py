@@ -32,17 +32,25 @@ def answers(rng: np.random.Generator, *, direct: float = 0.1, oracle: float = 1.
 
 
 def hits(
-    rng: np.random.Generator, *, tower: float, projector: float, image: list[float], last: list[float]
+    rng: np.random.Generator,
+    *,
+    tower: float,
+    projector: float,
+    image: list[float],
+    last: list[float],
+    text: float = 0.95,
 ) -> pd.DataFrame:
     places = [("vision", k, "objects", tower) for k in range(3)] + [("projector", pd.NA, "objects", projector)]
     places += [("lm", k, "objects", p) for k, p in enumerate(image)] + [
         ("lm", k, "last", p) for k, p in enumerate(last)
     ]
     places += [("lm", k, "question", 0.1) for k in range(LAYERS)]
+    runs = [("direct", *place) for place in places]
+    runs += [("cascaded", "lm", k, span, text) for k in range(LAYERS) for span in ("last", "question")]
     return pd.DataFrame(
         [
             {
-                "condition": "direct",
+                "condition": condition,
                 "site": f"{stack}.{layer}",
                 "stack": stack,
                 "layer": layer,
@@ -54,7 +62,7 @@ def hits(
                 "shuffled": float(rng.random() < 0.1),
                 "chance": 0.1,
             }
-            for stack, layer, span, share in places
+            for condition, stack, layer, span, share in runs
             for k in range(N)
         ]
     ).astype({"layer": "Int64"})
@@ -184,3 +192,18 @@ def test_missing_conditions_are_named() -> None:
             model="made up",
             task="made.up",
         )
+
+
+def test_what_text_runs_show_is_the_measure_of_arrival() -> None:
+    """Half readable at the last token of direct runs: much where text runs show no more, little where they show all."""
+    rng = np.random.default_rng(5)
+    found = {}
+    for text in (0.4, 0.95):
+        found[text] = locate(
+            answers=answers(rng),
+            probe_hits=hits(rng, tower=0.95, projector=0.95, image=ALWAYS, last=[0.4] * LAYERS, text=text),
+            patch_rows=patches(rng, needs=NEEDS, earlier=0.0),
+            model="made up",
+            task="made.up",
+        ).locus
+    assert found == {0.4: "not_used", 0.95: "not_routed"}
