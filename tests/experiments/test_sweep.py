@@ -94,7 +94,7 @@ def test_back_cells_are_every_later_layer_into_every_earlier_one(organism: Vlm) 
 def test_bad_names_are_refused(organism: Vlm) -> None:
     items = TASK.items(1)
     cells = layer_cells(organism, sites=["lm.0.resid_post"], spans=["last"])
-    with pytest.raises(RunError, match=r"unknown experiment 'denoize'; did you mean denoise"):
+    with pytest.raises(RunError, match=r"unknown experiment 'denoize'; nearest: denoise"):
         sweep(organism, TASK, items, experiment="denoize", cells=cells)
     with pytest.raises(SiteError, match=r"lm\.9"):
         layer_cells(organism, sites=["lm.9.resid_post"], spans=["last"])
