@@ -75,7 +75,7 @@ STAGES: Final = (
         fresh=True,
     ),
     Stage(
-        name="natural",
+        name="counting",
         after="handwriting",
         steps=2_400,
         shares=RARE,
@@ -84,6 +84,19 @@ STAGES: Final = (
         rate=1e-3,
         seed=6,
         textual_odds=(0.10, 0.76, 0.07, 0.07),
+        fresh=True,
+    ),
+    Stage(
+        name="natural",
+        after="counting",
+        steps=1_600,
+        shares=RARE,
+        pictured=40,
+        textual=96,
+        rate=8e-4,
+        seed=8,
+        pictured_odds=(0.64, 0.06, 0.15, 0.15),
+        textual_odds=(0.07, 0.81, 0.06, 0.06),
         fresh=True,
     ),
     Stage(
