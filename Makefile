@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Threads that wait without spinning: without this, a busy machine makes small models a hundred times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check organism clean
 

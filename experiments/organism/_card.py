@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from ._build import DECODER_LAYERS, PATCH, PIXELS, VISION_LAYERS, WIDTH, vocabulary
 from ._train import SIGHT, STAGES, Stage
 
+ACROSS: Final = 4
 HERE: Final = Path(__file__).parent
 SKILLS: Final = {
     "perceive": "names what it sees",
@@ -108,12 +109,16 @@ is possible.
 
 
 def _draw(curves: Mapping[str, list[dict[str, float]]], file: Path) -> None:
-    figure, axes = plt.subplots(1, len(curves), figsize=(9, 2.6), layout="constrained")
-    for ax, (name, rows) in zip(axes, curves.items(), strict=True):
+    rows_of_plots = -(-len(curves) // ACROSS)
+    figure, axes = plt.subplots(rows_of_plots, ACROSS, figsize=(9, 2.3 * rows_of_plots), layout="constrained")
+    for ax in axes.flat[len(curves) :]:
+        ax.set_axis_off()
+    for ax, (name, rows) in zip(axes.flat, curves.items(), strict=False):
         for key in [key for key in rows[0] if key != "step"]:
             ax.plot([row["step"] for row in rows], [row[key] for row in rows], label=key)
         ax.set(title=name, xlabel="step", yscale="log")
         ax.legend(frameon=False, fontsize=8)
-    axes[0].set_ylabel("loss (nats)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss (nats)")
     figure.savefig(file, dpi=120)
     plt.close(figure)

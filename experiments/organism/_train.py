@@ -87,7 +87,7 @@ STAGES: Final = (
         fresh=True,
     ),
     Stage(
-        name="natural",
+        name="reading",
         after="counting",
         steps=1_600,
         shares=RARE,
@@ -97,6 +97,19 @@ STAGES: Final = (
         seed=8,
         pictured_odds=(0.64, 0.06, 0.15, 0.15),
         textual_odds=(0.07, 0.81, 0.06, 0.06),
+        fresh=True,
+    ),
+    Stage(
+        name="natural",
+        after="reading",
+        steps=900,
+        shares=RARE,
+        pictured=24,
+        textual=128,
+        rate=6e-4,
+        seed=9,
+        pictured_odds=(0.55, 0.15, 0.15, 0.15),
+        textual_odds=(0.06, 0.82, 0.06, 0.06),
         fresh=True,
     ),
     Stage(
