@@ -154,7 +154,7 @@ for _name, _act, _text in (
 def demo(
     model: o.Model = "organism",
     task: o.TaskName = "cards.sum",
-    n: o.Count = 120,
+    n: o.Count = 96,
     seed: o.Seed = 0,
     out: o.Out = Path("runs/demo"),
     as_json: o.AsJson = False,
