@@ -11,7 +11,7 @@ LOCI: Final = {
     "overwritten": "the intermediate is at image positions at first and is gone before it is read",
     "not_routed": "the intermediate stays at image positions and never reaches the reading positions",
     "too_late": "the intermediate reaches the reading positions after the textual skill could have used it",
-    "not_used": "the intermediate is there in time and has no effect on the answer",
+    "not_used": "the intermediate is there in time and does not bring about the answer",
     "text_skill": "no loss of ours: the textual skill fails on the gold intermediate as well",
     "format": "no loss of ours: the form of the output explains the gap",
     "none": "there is no composition gap to explain",
