@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,9 @@ class Facts:
 
     `tower`, `projector`, `image` (own object's image tokens): the share of what chance leaves open that probes recover
     of the intermediate in direct runs. `reading` (question and last token): the same, as a share of the most that they
-    recover there in text runs. `text_needs`: in text runs, the
-    share of the answer's log-probability that is lost when the intermediate's words are exchanged after a layer.
-    `earlier`: the share of failed answers that come right when the direct run's own later state is written into an
-    earlier layer.
+    recover there in text runs; NaN where nothing was measured. `text_needs`: in text runs, the share of the answer's
+    log-probability that is lost when the intermediate's words are exchanged after a layer. `earlier`: the share of
+    failed answers that come right when the direct run's own later state is written into an earlier layer.
     """
 
     gap: float
@@ -59,6 +59,8 @@ def decide(facts: Facts, limits: Thresholds) -> Decision:
         return Decision(locus="none")
     if facts.unreadable >= limits.most:
         return Decision(locus="format")
+    if any(all(map(math.isnan, probed)) for probed in ([facts.tower], [facts.projector], facts.image, facts.reading)):
+        return Decision(locus="cannot_tell")  # nothing was probed there
     if facts.tower < limits.there:
         return Decision(locus="not_encoded")
     if facts.projector < limits.there:
@@ -80,6 +82,8 @@ def _within_the_decoder(facts: Facts, limits: Thresholds) -> Decision:
         return Decision(locus="overwritten", layer=leaves, **marks)
     if arrival is None:
         return Decision(locus="not_routed", layer=deadline, **marks)
+    if arrival > deadline and math.isnan(facts.earlier):
+        return Decision(locus="cannot_tell", **marks)  # earlier delivery was not tried
     if arrival > deadline and facts.earlier >= limits.repair:
         return Decision(locus="too_late", layer=arrival, **marks)
     return Decision(locus="not_used", layer=arrival, **marks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from ._conditions import both_steps_pass
 
 Floats = NDArray[np.float64]
 RESAMPLES: Final = 1000
+PATCH_PLACES: Final = ["span", "source", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,14 @@ class Curve:
     floor: float = 0.0
     places: tuple[Any, ...] = (None,)
 
+    def among(self, counted: NDArray[np.bool_]) -> Curve:
+        """The same for some of the items only: `counted` (items,)."""
+        control = None if self.control is None else np.where(counted[:, None], self.control, np.nan)
+        return replace(self, values=np.where(counted[:, None], self.values, np.nan), control=control)
+
 
 class Items:
-    """The items of a study and resamples of them; the first half by hash chooses, the second half scores."""
+    """The items of a study and resamples of them; one random half chooses, the other scores."""
 
     def __init__(self, groups: list[str], *, seed: int) -> None:
         self.groups = groups
@@ -84,22 +90,28 @@ def probe_curve(
     return Curve(values=values, control=control, floor=floor, places=places)
 
 
-def patch_curve(
-    items: Items, rows: pd.DataFrame, counted: NDArray[np.bool_], *, experiment: str, span: str, value: str
-) -> Curve | None:
-    """What a patch did at each decoder layer, for the items that count.
+def patch_curve(items: Items, rows: pd.DataFrame, *, experiment: str, spans: Sequence[str], value: str) -> Curve | None:
+    """A column of a sweep at each cell of the decoder's residual stream; `None` where nothing was patched.
 
-    `value` is a column, or `lost`: the share of (base − ceiling) that was lost, of both runs' mean difference.
+    Places are (span, source layer, layer written to). The control is `{experiment}_control`, where it was run.
     """
-    chosen = rows[(rows.experiment == experiment) & (rows.span == span)]
-    chosen = chosen[chosen.target_site.str.endswith("resid_post")]
+    chosen = _stream(rows, experiment, spans)
     if chosen.empty:
         return None
-    layer = chosen.target_site.str.extract(r"lm\.(\d+)\.")[0].astype(int)
-    source = chosen.source_site.str.extract(r"lm\.(\d+)\.")[0].astype(int)
-    keys = ["source", "layer"] if experiment == "backpatch" else "layer"
-    values, places = items.align(chosen.assign(layer=layer, source=source), value, places=keys)
-    return Curve(values=np.where(counted[:, None], values.astype(float), np.nan), places=places)
+    values, places = items.align(chosen, value, places=PATCH_PLACES)
+    beside = _stream(rows, f"{experiment}_control", spans)
+    control = None if beside.empty else items.align(beside, value, places=PATCH_PLACES)[0]
+    return Curve(values=values, control=control, places=places)
+
+
+def _stream(rows: pd.DataFrame, experiment: str, spans: Sequence[str]) -> pd.DataFrame:
+    wanted = (rows.experiment == experiment) & rows.span.isin(spans) & rows.target_site.str.endswith("resid_post")
+    chosen = rows[wanted]
+    layers = {
+        name: chosen[site].str.extract(r"lm\.(\d+)\.", expand=False).astype(int)
+        for name, site in (("source", "source_site"), ("layer", "target_site"))
+    }
+    return chosen.assign(**layers)
 
 
 def behaviour(items: Items, answers: pd.DataFrame) -> Mapping[str, Floats]:

@@ -18,6 +18,19 @@ LOCI: Final = {
     "cannot_tell": "the evidence does not separate the classes",
 }
 
+OVERTURN: Final = {
+    "not_encoded": "A probe with more data, or a non-linear one, that reads the intermediate in the tower.",
+    "lost_in_projector": "A probe that reads the intermediate after the projector as well as before it.",
+    "overwritten": "Restoring the early state at image positions in later layers without any effect on the answer.",
+    "not_routed": "A probe that reads the intermediate at the reading positions, or a patch there that has an effect.",
+    "too_late": "Back-patching that repairs nothing on new items, or text runs that read the intermediate later.",
+    "not_used": "An earlier delivery that repairs the answer, or an effect of noising the intermediate where it is.",
+    "text_skill": "The gold intermediate in another wording from which the model answers well.",
+    "format": "The same gap after the answers are forced into a readable form.",
+    "none": "A gap on more or harder items.",
+    "cannot_tell": "More items, or a task on which the text run depends on the intermediate's words.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:

@@ -73,8 +73,9 @@ the training split: a tenth of all contents, chosen by hash, and a fifth of the 
 
 def _row(stage: Stage) -> str:
     shares = " | ".join(f"{100 * stage.shares[name]:.0f} %" for name in ("perceive", "cot", "direct"))
-    cells = (stage.name, stage.after, f"{stage.steps:,}", shares, stage.pictured, stage.textual, f"{stage.rate:g}")
-    cells = (*cells, "fresh" if stage.fresh else "pools")
+    source = "fresh" if stage.fresh else "pools"
+    sizes = (stage.pictured, stage.textual, f"{stage.rate:g}")
+    cells = (stage.name, stage.after, f"{stage.steps:,}", shares, *sizes, source)
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from seamscope.hooks import Prompt
 
-from ..tasks import DATA_SETS, HANDWRITTEN, RENDERINGS, Item, Look, get
+from ..tasks import DATA_SETS, HANDWRITTEN, RENDERINGS, Item, Look, generated
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 Odds = tuple[float, ...] | None  # of the data sets, in their order; None: equal
@@ -35,7 +35,7 @@ class Pool:
     @classmethod
     def draw(cls, name: str, n: int, *, seed: int) -> Pool:
         """Items of the training split only."""
-        task = get(name)
+        task = generated(name)
         made = task.items(n, seed=seed, split="train")
         return cls(made, np.stack([np.asarray(item.image) for item in made]))
 
@@ -101,7 +101,7 @@ class Lessons:
 
     def _picture(self, name: str) -> tuple[Item, Picture]:
         if self.fresh:
-            item = get(name).item(next(self._drawn), seed=self._seed, split="train", look=HANDWRITING)
+            item = generated(name).item(next(self._drawn), seed=self._seed, split="train", look=HANDWRITING)
             return item, tilted(item.image, self.rng)
         pool = self.pools[name]
         k = int(self.rng.integers(len(pool.items)))
@@ -109,7 +109,7 @@ class Lessons:
 
     def _exercise(self, name: str) -> tuple[list[int], str]:
         if self.fresh:
-            prompt, answer = get(name).exercise(next(self._drawn), seed=self._seed, split="train")
+            prompt, answer = generated(name).exercise(next(self._drawn), seed=self._seed, split="train")
             return self._prompt(prompt), answer
         item, _ = self._picture(name)
         return self._prompt(item.prompt("oracle")), item.answer

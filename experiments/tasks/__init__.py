@@ -6,7 +6,7 @@ from ._counting import COLOURS, SHAPES, Counting
 from ._generated import GeneratedTask, held_out
 from ._item import CONDITIONS, Intermediate, Item, Wording
 from ._jsonl import JsonlTask
-from ._registry import DATA_SETS, get
+from ._registry import DATA_SETS, generated, get
 from ._rendered_text import GAINS, LOSSES, NAMES, RenderedText
 from ._sheet import contact_sheet
 from ._style import FONTS, HANDWRITTEN, PROFILES, RENDERINGS, Look
@@ -39,6 +39,7 @@ __all__ = [
     "Task",
     "Wording",
     "contact_sheet",
+    "generated",
     "get",
     "held_out",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,11 @@ HEALTHY_ROUTE = Facts(
         ({"reading": (0, 0, 0, 0, 0.9, 0.9), "earlier": 0.8}, "too_late", 4),
         ({"reading": (0, 0, 0, 0, 0.9, 0.9), "earlier": 0.0}, "not_used", 4),
         ({"text_needs": (0.05, 0.0, 0.0, 0.0, 0.0, 0.0)}, "cannot_tell", None),
+        ({"tower": math.nan}, "cannot_tell", None),
+        ({"projector": math.nan}, "cannot_tell", None),
+        ({"image": (math.nan,)}, "cannot_tell", None),
+        ({"reading": (math.nan,)}, "cannot_tell", None),
+        ({"reading": (0, 0, 0, 0, 0.9, 0.9), "earlier": math.nan}, "cannot_tell", None),
     ],
 )
 def test_each_class_from_facts_made_for_it(changes: dict[str, object], locus: str, layer: int | None) -> None:
