@@ -68,8 +68,8 @@ def _summary(decision: Decision) -> str:
         return text
     text += f" Text runs read the intermediate where it stands up to layer {deadline};"
     if arrival is None:
-        return f"{text} in direct runs it does not become readable at the reading positions."
-    text += f" in direct runs it is readable at the reading positions from layer {arrival}."
+        return f"{text} at the reading positions of direct runs it never becomes half as readable as in text runs."
+    text += f" at the reading positions of direct runs it is at least half as readable as in text runs from {arrival}."
     if decision.locus == "not_used" and arrival > deadline:
         text += " It arrives late as well, but delivering it earlier repairs too little: time alone is not enough."
     return text

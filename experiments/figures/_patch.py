@@ -36,6 +36,7 @@ VALUES: Final = {
 }
 NOTHING: Final = {"effect": "no effect", "right": "the unpatched share"}
 EMPTY: Final = "#eeeeee"
+_FILLED: Final = 0.8  # the most of a cell's width that its number may take
 _ROOM: Final = 0.8  # of the axes' first width, beside a colour bar and long names
 
 
@@ -147,11 +148,11 @@ def _marks(ax: Axes, table: pd.DataFrame, at: list[tuple[int, int]], *, value: s
 
 
 def _numbers(ax: Axes, grid: Any, mesh: Any) -> None:
-    form = "{:.1f}" if np.nanmax(np.abs(grid)) > 1 else "{:.2f}"
-    cells = [(at, number) for at, number in np.ndenumerate(grid) if np.isfinite(number)]
-    words = {at: form.format(number).replace("-", "−") for at, number in cells}
+    places = 1 if np.nanmax(np.abs(grid)) > 1 else 2
+    cells = [(at, round(number, places) + 0.0) for at, number in np.ndenumerate(grid) if np.isfinite(number)]
+    words = {at: f"{number:.{places}f}".replace("-", "−") for at, number in cells}
     slot = width_in_points(ax) * _ROOM / grid.shape[1]
-    if max(map(text_width, words.values())) > slot:
+    if max(map(text_width, words.values())) > _FILLED * slot:
         return
     for (row, column), word in words.items():
         red, green, blue, _ = mesh.cmap(mesh.norm(grid[row, column]))
