@@ -47,7 +47,7 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
         out: o.Out = None,
         device: o.Device = "auto",
         dtype: o.Dtype = "auto",
-        attn_implementation: o.Attention = "sdpa",
+        attn_implementation: o.Attention = "auto",
         batch_size: o.BatchSize = 64,
         as_json: o.AsJson = False,
     ) -> None:
@@ -183,20 +183,73 @@ def doctor(
     model: o.ModelArgument = None,
     model_option: o.Model = "organism",
     task: o.TaskName = "cards.sum",
+    profile: Annotated[
+        str | None, typer.Option(help="small or full (448 px); by default small for the shipped models only.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Look at this picture, not at one that the task draws.", show_default=False)
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="An object in it: LEFT,TOP,RIGHT,BOTTOM in pixels; repeatable.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Estimate what capturing so many items costs.")] = 200,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The overlay, a .png or .pdf file; doctor.MODEL.png by default.")
+    ] = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
-    attn_implementation: o.Attention = "sdpa",
+    attn_implementation: o.Attention = "auto",
     as_json: o.AsJson = False,
 ) -> None:
-    """Load a model, run its self-checks, and list its sites with shapes and its spans on one item."""
+    """Load a model, run its self-checks, and show its sites, spans, memory and costs on one item.
+
+    The overlay shows which tokens of tower, projector and decoder belong to which object. Exit code 1: a check failed.
+    """
     from ._doctor import examine
 
+    chosen = model or model_option
     found = examine(
-        model or model_option, task=task, device=device, dtype=dtype, attn_implementation=attn_implementation
+        chosen,
+        task=task,
+        profile=profile,
+        image=image,
+        boxes=tuple(box or ()),
+        items=n,
+        overlay=_picture_file(out or Path(f"doctor.{Path(chosen).name}.png")),
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
     )
     o.emit(found.to_json()) if as_json else o.show(found.text())
     if not found.healthy:
         raise typer.Exit(1)
+
+
+def _picture_file(file: Path) -> Path:
+    """Refuse what no picture can be written to, before any work is done."""
+    from seamscope.hooks import RunError
+
+    from ._run import check_place
+
+    if file.suffix not in (".png", ".pdf") or file.is_dir():
+        raise RunError(f"cannot draw {file}; --out must name a .png or .pdf file")
+    check_place(file.parent)
+    return file
+
+
+@app.command()
+@o.one_line_errors
+def families(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/families.md.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """List the families of models that are covered, how images come to their decoders, and what each lacks."""
+    from ._families_page import REFUSED, covered, page, table
+
+    found = covered()
+    if as_json:
+        return o.emit({"families": [each.to_json() for each in found], "not_covered": REFUSED})
+    o.show(page(found).rstrip() if markdown else table(found))
 
 
 @tasks_app.callback()
@@ -225,16 +278,11 @@ def show_task(
     as_json: o.AsJson = False,
 ) -> None:
     """Write a contact sheet of a task's items and their counterfactual partners, to look at."""
-    from seamscope.hooks import RunError
-
     from . import tasks
-    from ._run import check_place, replacing
+    from ._run import replacing
 
     task = tasks.get(name)
-    file = out or Path(f"{task.name}.{profile}.png")
-    if file.suffix not in (".png", ".pdf") or file.is_dir():
-        raise RunError(f"cannot draw {file}; --out must name a .png or .pdf file")
-    check_place(file.parent)
+    file = _picture_file(out or Path(f"{task.name}.{profile}.png"))
     look = tasks.Look(fonts=tuple(font)) if font else None
     figure = tasks.contact_sheet(task, n=n, profile=profile, seed=seed, look=look)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from ._verdict import Evidence
 
 READ_AT: Final = ("last", "question")
 LEAST: Final = 0.2  # text runs that show less than this where they read are no measure for direct runs
+BESIDE: Final = 1e-6
 
 
 class Findings:
@@ -25,6 +26,11 @@ class Findings:
         self._behave(answers)
         self._probe(probe_hits)
         self._patch(patch_rows)
+
+    @property
+    def used(self) -> float:
+        """How much the direct answer depends on the intermediate, as a share of how much the text answer does."""
+        return float(self._used[0])
 
     def facts(self) -> list[Facts]:
         """The sample's facts, then those of each resample."""
@@ -39,6 +45,8 @@ class Findings:
                 reading=self._reading[k],
                 text_needs=self._text_needs[k],
                 earlier=self._earlier[k],
+                used=self._used[k],
+                probes=self._probes[k],
             )
             for k in range(len(self._gap))
         ]
@@ -47,18 +55,18 @@ class Findings:
         found = behaviour(self.items, answers)
         passing = found["passing"] == 1
         difference = np.where(passing, found["cascaded"] - found["direct"], np.nan)
-        self.failing = passing & (found["direct"] == 0)
+        self.passing, self.failing = passing, passing & (found["direct"] == 0)
         unreadable = np.where(self.failing, found["unreadable"], np.nan)
         mean = self.items.mean
         self._gap, self._oracle, self._unreadable = (
-            np.nan_to_num(mean(column[:, None])[:, 0]) for column in (difference, found["oracle"], unreadable)
+            mean(column[:, None])[:, 0] for column in (difference, found["oracle"], unreadable)
         )
         everywhere = mean((found["cascaded"] - found["direct"])[:, None])[:, 0]
         self.gap = {
             **_estimate(everywhere, "all"),
             **_estimate(self._gap, "passing"),
-            "n": len(self.items.groups),
-            "n_passing": int(passing.sum()),
+            "groups": len(self.items.groups),
+            "groups_passing": int(passing.sum()),
         }
         self._note(
             "What is the gap, cascaded − direct, on items whose two steps both pass?",
@@ -87,8 +95,19 @@ class Findings:
         self._projector, _ = self._best_probe(hits, "projector", "Does the projector hand it on?")
         self._image = self._probe_layers(hits, "objects")
         self._reading = self._read_as_in_text_runs(hits)
+        words = hits.assign(layer=hits.layer.where(hits.site != "lm.embed", -1))  # where nothing has mixed them yet
+        self._probes = np.nanmax(self._probe_layers(words, "objects", "cascaded"), axis=1, initial=0.0)
+        self._note(
+            "Do the probes read it where it stands as text?",
+            "probe",
+            "the most of any layer, as a share of what chance leaves open",
+            self._probes,
+            "the probes' positive control: if they fail here, they cannot deny it elsewhere",
+            span="objects",
+        )
         self._best_probe(hits, "lm", "Is it at its image positions in the decoder?", span="objects")
-        self._best_probe(hits, "lm", "Does it reach the last position?", span="last")
+        for span in READ_AT:
+            self._best_probe(hits, "lm", f"Does it reach the {span} position{'s' * (span != 'last')}?", span=span)
 
     def _read_as_in_text_runs(self, hits: pd.DataFrame) -> Floats:
         """What direct runs hold at the reading positions, as a share of the most that text runs hold there.
@@ -108,7 +127,7 @@ class Findings:
             most,
             "the measure for direct runs: half of this counts as arrived",
         )
-        share: Floats = direct / np.maximum(most, LEAST)[:, None]
+        share: Floats = direct / np.where(most >= LEAST, most, np.nan)[:, None]
         return share
 
     def _best_probe(
@@ -148,11 +167,14 @@ class Findings:
             "the last layer with half of this loss is the deadline for the intermediate",
             span="objects",
         )
-        drop = rows.assign(drop=rows.base - rows.patched)
-        self._best_patch(
-            patch_curve(self.items, drop, experiment="noise", spans=("objects",), value="drop"),
-            "Does the direct run's answer depend on the objects' state?",
-            "nats that the answer loses when it is exchanged, at the best cell",
+        direct, text = (self._dependence(rows, experiment) for experiment in ("noise", "text_noise"))
+        self._used = direct / np.maximum(text, BESIDE)
+        self._note(
+            "How much does the direct answer depend on it, beside the text answer?",
+            "patch",
+            f"share of the {text[0]:.1f} nats that the text answer loses with the partner's intermediate",
+            self._used,
+            "half of it counts as used",
         )
         self._earlier = self._repair(
             rows, "backpatch", ("objects", "reading"), "Does delivering its own state earlier repair the direct run?"
@@ -163,6 +185,14 @@ class Findings:
         self._repair(
             rows, "cross", ("reading",), "Does the text run's state at the reading positions restore the answer?"
         )
+
+    def _dependence(self, rows: pd.DataFrame, experiment: str) -> Floats:
+        """Nats that the answer loses when everything is the partner's, on items whose two steps both pass."""
+        chosen = rows[rows.experiment == experiment]
+        if chosen.empty:
+            return np.full(len(self._gap), np.nan)
+        lost, _ = self.items.align(chosen.assign(lost=chosen.base - chosen.ceiling), "lost", places="experiment")
+        return self.items.mean(np.where(self.passing[:, None], lost, np.nan))[:, 0]
 
     def _share_lost(self, rows: pd.DataFrame) -> Floats:
         """By layer of the text run; (1 + resamples, layers)."""
@@ -236,5 +266,5 @@ def _recovered(accuracy: Floats, curve: Curve) -> Floats:
 
 
 def _estimate(values: Floats, name: str) -> dict[str, float]:
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975]) if not np.isnan(values[1:]).all() else (np.nan, np.nan)
     return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,16 +41,21 @@ def locate(
     limits = thresholds or Thresholds()
     decisions = [decide(facts, limits) for facts in findings.facts()]
     first, others = decisions[0], decisions[1:]
-    same = [other for other in others if other.locus == first.locus]
-    layers = [other.layer for other in same if other.layer is not None]
+    shares = Counter(other.locus for other in others)
+    sure = shares[first.locus] / len(others)
+    if sure < limits.sure and first.locus != "cannot_tell":
+        first, told = Decision(locus="cannot_tell"), _divided(shares, len(others))
+    else:
+        told = _summary(first, used=findings.used)
+    layers = [other.layer for other in others if other.locus == first.locus and other.layer is not None]
     return Verdict(
         task=task,
         model=model,
         locus=first.locus,
         layer=first.layer,
         interval=_interval(layers) if first.layer is not None and layers else None,
-        confidence=len(same) / len(others),
-        summary=_summary(first),
+        confidence=sure,
+        summary=told,
         overturn=OVERTURN[first.locus],
         gap=findings.gap,
         evidence=tuple(findings.evidence),
@@ -61,9 +67,21 @@ def _interval(layers: Sequence[int]) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _summary(decision: Decision) -> str:
-    text = LOCI[decision.locus][0].upper() + LOCI[decision.locus][1:] + "."
-    deadline, arrival = decision.deadline, decision.arrival
+def _divided(shares: Mapping[str, int], n: int) -> str:
+    named = ", ".join(f"{locus} in {100 * count / n:.0f} %" for locus, count in Counter(shares).most_common(3))
+    return f"{_sentence('cannot_tell')} Resamples of the items disagree: {named}."
+
+
+def _sentence(locus: str) -> str:
+    return LOCI[locus][0].upper() + LOCI[locus][1:] + "."
+
+
+def _summary(decision: Decision, *, used: float) -> str:
+    text, deadline, arrival = _sentence(decision.locus), decision.deadline, decision.arrival
+    if decision.reason:
+        return f"{text[:-1]}: {decision.reason}."
+    if decision.locus == "not_used":
+        text += f" The direct answer depends on it {100 * used:.0f} % as much as the text answer does."
     if deadline is None:
         return text
     text += f" Text runs read the intermediate where it stands up to layer {deadline};"
@@ -71,5 +89,5 @@ def _summary(decision: Decision) -> str:
         return f"{text} at the reading positions of direct runs it never becomes half as readable as in text runs."
     text += f" at the reading positions of direct runs it is at least half as readable as in text runs from {arrival}."
     if decision.locus == "not_used" and arrival > deadline:
-        text += " It arrives late as well, but delivering it earlier repairs too little: time alone is not enough."
+        text += " That is late, but delivering it earlier repairs too little: time alone is not enough."
     return text

@@ -59,7 +59,8 @@ Out = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", callback=_usable)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Attention = Annotated[str, typer.Option("--attn-implementation", help="sdpa or eager.")]
+Attention = Annotated[str, typer.Option("--attn-implementation", help="auto (what the model chooses), sdpa or eager.")]
+Engine = Annotated[str, typer.Option(help="torch or nnsight, which give the same tensors (docs/engines.md).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import numpy as np
@@ -61,19 +63,26 @@ def summarise_probes(trained: pd.DataFrame, untrained: pd.DataFrame, *, seed: in
     return table.merge(beside[[*keys, "untrained_accuracy"]], on=keys, how="left")
 
 
-def item_hits(grid: pd.DataFrame) -> pd.DataFrame:
+def item_hits(grid: pd.DataFrame, *, needs: Sequence[str] = ("*",)) -> pd.DataFrame:
     """What the probes got right, per group of items, averaged over variables of one kind.
 
-    One row per (cell, kind, group): `kind` is `object` (what the visual skill hands over) or `answer`;
-    `correct, control, shuffled, chance` are means in 0 to 1. The locator resamples the groups.
+    One row per (cell, kind, group): `kind` is `object` (what the visual skill hands over and the answer depends on,
+    by the globs `needs`), `detail` (what else it may hand over) or `answer`; `correct, control, shuffled, chance` are
+    means in 0 to 1. The locator resamples the groups.
     """
-    rows = grid.assign(kind=["answer" if object_of(t) is None else "object" for t in grid.target])
+    rows = grid.assign(kind=[_kind(target, needs) for target in grid.target])
     rows["span"] = rows.span.str.replace(r"\.\d+$", "", regex=True).replace(
         {"image.object": "objects", "intermediate": "objects"}
     )
     long = pd.concat([_long(row) for row in rows.itertuples()], ignore_index=True)
     keys = [*CELL, "kind", "group"]
     return long.groupby(keys, sort=False, dropna=False, as_index=False).mean(numeric_only=True)
+
+
+def _kind(target: str, needs: Sequence[str]) -> str:
+    if object_of(target) is None:
+        return "answer"
+    return "object" if any(fnmatchcase(target, glob) for glob in needs) else "detail"
 
 
 def _long(row: Any) -> pd.DataFrame:

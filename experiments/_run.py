@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ import pandas as pd
 from seamscope.hooks import RunError
 
 SETTINGS_FILE: Final = "run.json"
+UNCOUNTED: Final = ("batch_size", "engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
-    attn_implementation: str = "sdpa"
+    attn_implementation: str = "auto"
+    engine: str = "torch"
     batch_size: int = 64
     untrained: bool = False
     sites: tuple[str, ...] = ("vision.*.resid_post", "projector.out", "lm.embed", "lm.*.resid_post")
@@ -39,12 +42,12 @@ class Settings:
             raise RunError(f"batch_size is {self.batch_size}; expected at least 1")
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What another run was asked otherwise, as "name: theirs, not ours"; the batch size does not count."""
+        """What another run was asked otherwise, as "name: theirs, not ours", but for what changes no table."""
         mine = asdict(self)
         return [
             f"{name}: {other.get(name)!r}, not {mine[name]!r}"
             for name in mine
-            if name != "batch_size" and _listed(other.get(name)) != _listed(mine[name])
+            if name not in UNCOUNTED and _listed(other.get(name)) != _listed(mine[name])
         ]
 
 
@@ -91,14 +94,16 @@ class Run:
         if not finished.exists():
             self.derive(name, make())
         try:
-            return pd.read_csv(finished, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
+            table = pd.read_csv(finished, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
+            return table.assign(**{name: table[name].map(_spoken, na_action="ignore") for name in _texts(table)})
         except (OSError, ValueError) as error:
             raise RunError(f"{finished} is no table of a run ({error}); delete it to have it made again") from error
 
     def derive(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write a table that follows quickly from finished ones, anew each time; gives it back."""
         with replacing(self.path(f"{name}.csv")) as temporary:
-            table.to_csv(temporary, index=False, na_rep=MISSING)
+            written = {name: table[name].map(_written, na_action="ignore") for name in _texts(table)}
+            table.assign(**written).to_csv(temporary, index=False, na_rep=MISSING)
         return table
 
     def finished(self, stem: str) -> list[str]:
@@ -121,6 +126,23 @@ TEXT_COLUMNS: Final[dict[str, Any]] = {
     "group": str,
     "layer": "Int64",
 }
+
+
+_UNPRINTED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
+
+
+def _texts(table: pd.DataFrame) -> list[str]:
+    return [name for name, kind in TEXT_COLUMNS.items() if kind is str and name in table]
+
+
+def _written(text: str) -> str:
+    """A model may say anything; what would break a line of the file is written as its code, such as \\x0d."""
+    return r"\x6ean" if text == MISSING else _UNPRINTED.sub(lambda found: rf"\x{ord(found[0]):02x}", text)
+
+
+def _spoken(text: str) -> str:
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -46,8 +47,18 @@ class Study:
     def vlm(self) -> Vlm:
         """The model, loaded and checked."""
         vlm = self._load(untrained=self.settings.untrained)
-        check_sites(vlm, self.settings.sites, self.settings.spans)
+        check_sites(vlm, self._sites_of(vlm), self.settings.spans)
         return vlm
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that are captured and patched."""
+        return self._sites_of(self.vlm)
+
+    def _sites_of(self, vlm: Vlm) -> tuple[str, ...]:
+        """Those asked for; of those that nobody asked for, the ones that the model has: not all have a tower."""
+        asked, usual = self.settings.sites, Settings.sites
+        return vlm.expand([site for site in asked if site not in usual or fnmatch.filter(vlm.sites, site)])
 
     def _load(self, *, untrained: bool) -> Vlm:
         asked = self.settings
@@ -56,6 +67,7 @@ class Study:
             device=asked.device,
             dtype=asked.dtype,
             attn_implementation=asked.attn_implementation,
+            engine=asked.engine,
             untrained=untrained,
             seed=asked.seed,
         )
@@ -107,7 +119,7 @@ class Study:
                 self.items,
                 path=self.run.path(name),
                 conditions=("direct",) if untrained else ("direct", "cascaded"),
-                sites=vlm.expand(self.settings.sites),
+                sites=self.sites,
                 spans=self.settings.spans,
                 settings=self.settings,
                 progress=self.progress,
@@ -130,7 +142,7 @@ class Study:
                 return study_grid(trained, seed=self.settings.seed), study_grid(untrained, seed=self.settings.seed)
 
         summary = self.run.table("probes", lambda: summarise_probes(*grids(), seed=self.settings.seed))
-        return summary, self.run.table("probe_hits", lambda: item_hits(grids()[0]))
+        return summary, self.run.table("probe_hits", lambda: item_hits(grids()[0], needs=self.task.needs))
 
     @cached_property
     def patch_rows(self) -> pd.DataFrame:
@@ -140,7 +152,7 @@ class Study:
     def _sweeps(self) -> pd.DataFrame:
         check_pairs(self.task, self.items)
         spans = self.settings.spans
-        stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.settings.sites), spans=spans)
+        stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=spans)
         back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
         plans = {name: back if name == "backpatch" else stream for name in EXPERIMENTS}
         if not any(plans.values()):
@@ -180,7 +192,7 @@ class Study:
         if not self.run.has("verdict.json"):
             check_pairs(self.task, self.items)
             check_probing(self.items)
-            check_locating(self.vlm, self.items, self.settings.sites, self.settings.spans)
+            check_locating(self.vlm, self.items, self.sites, self.settings.spans)
         tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects, "verdict": self.verdict}
         with replacing(self.run.path("verdict.json")) as temporary:
             temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")

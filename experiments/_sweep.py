@@ -51,7 +51,7 @@ EXPERIMENTS: Final = {
         ),
         Experiment(
             name="cross",
-            question="does the cascaded run's state, written into the direct run here, restore the answer?",
+            question="does the text run's state, written into the direct run here, restore the answer?",
             source=("item", "oracle"),
             target=("item", "direct"),
         ),
@@ -156,6 +156,8 @@ def _sweep_batch(
     base = vlm.score(target)
     for cell in cells:
         pairs = aligned(cell.span, plan.source[1], plan.target[1], objects=objects)
+        if not all((cell.source_site, mine) in acts and target.has(cell.target_site, theirs) for mine, theirs in pairs):
+            continue  # a decoder that attends to the image from outside has no tokens of its objects
         patches = [
             Patch(cell.target_site, acts[cell.source_site, mine], span=theirs, rule=rule) for mine, theirs in pairs
         ]

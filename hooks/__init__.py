@@ -21,12 +21,14 @@ from seamscope.hooks._ragged import Ragged
 from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites
 from seamscope.hooks._vlm import Vlm
+from seamscope.hooks.families import Family
 
 __all__ = [
     "Activations",
     "Batch",
     "Box",
     "Check",
+    "Family",
     "ModelError",
     "Padding",
     "Patch",

@@ -52,11 +52,16 @@ def _attend(
     """Run the original attention function with the mask and the weights edited."""
     config: Any = module.config
     eager = config.seamscope_original == "eager"
+    blind: Tensor | None = None
     for cut, _ in config.seamscope_edits:
         if cut is not None:
-            attention_mask = _restrict(cut, attention_mask, query, key, eager=eager, causal=_is_causal(module, kwargs))
+            causal = _is_causal(module, kwargs)
+            attention_mask, blind = _restrict(cut, attention_mask, query, key, eager=eager, causal=causal)
     original = _original(module, config.seamscope_original)
     output, weights = original(module, query, key, value, attention_mask, **kwargs)
+    if blind is not None:  # the softmax would spread the weight of a query that sees nothing over all keys
+        output = output.masked_fill(blind[:, 0, :, None, None], 0)
+        weights = None if weights is None else weights.masked_fill(blind[..., None], 0)
     for _, reweigh in config.seamscope_edits:
         changed = None if reweigh is None or weights is None else reweigh(weights)
         if changed is not None:
@@ -80,8 +85,13 @@ def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
-def _restrict(cut: Cut, mask: Tensor | None, query: Tensor, key: Tensor, *, eager: bool, causal: bool) -> Tensor | None:
-    """Cut from whatever mask came; an absent one means causal attention, or full where a single query is."""
+def _restrict(
+    cut: Cut, mask: Tensor | None, query: Tensor, key: Tensor, *, eager: bool, causal: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Cut from whatever mask came; an absent one means causal attention, or full where a single query is.
+
+    Gives the mask, and which queries (batch, 1, query) see nothing any more, None if none could be cut.
+    """
     n_queries, n_keys = query.shape[2], key.shape[2]
     if mask is None:
         allowed = torch.ones(1, 1, n_queries, n_keys, dtype=torch.bool, device=query.device)
@@ -90,12 +100,13 @@ def _restrict(cut: Cut, mask: Tensor | None, query: Tensor, key: Tensor, *, eage
         allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     kept = cut(allowed)
     if kept is None:
-        return mask
+        return mask, None
+    blind = allowed.any(-1) & ~kept.any(-1)
     boolean = mask is None or mask.dtype == torch.bool
     if boolean and not eager:
-        return kept
+        return kept, blind
     additive = query.new_zeros(()) if mask is None or boolean else mask
-    return torch.where(kept, additive, torch.finfo(additive.dtype).min)
+    return torch.where(kept, additive, torch.finfo(additive.dtype).min), blind
 
 
 def _mix(weights: Tensor, value: Tensor) -> Tensor:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from seamscope.hooks._errors import SiteError, SpanError, choose
+from seamscope.hooks._moves import read, read_step
 from seamscope.hooks._points import Point
 from seamscope.hooks._ragged import POOLS, Ragged
-from seamscope.hooks._select import Selection, has_span, require_layout, require_span
+from seamscope.hooks._select import Selection, count_tokens, has_span, require_span
 from seamscope.hooks._site import Site
+from seamscope.hooks._steps import GENERATED, has_steps, require_steps
 from seamscope.hooks._taps import Phase
+from seamscope.hooks._wiring import require_batch
 
 if TYPE_CHECKING:
     from seamscope.hooks._batch import Batch
+    from seamscope.hooks._taps import Move
     from seamscope.hooks._vlm import Vlm
 
 
@@ -26,12 +31,15 @@ class Activations(Mapping[Any, Any]):
 
     `acts[site]` is the site's whole tensor (captured without spans); `acts[site, span]` a `Ragged` with one
     entry for each item, empty for items that lack the span. As a mapping it goes over what was captured.
+    `generated` are the tokens that belong to the span of that name, if it was captured.
     """
 
     def __init__(self, sites: Iterable[str], spans: Iterable[str] | None) -> None:
         self.sites = tuple(sites)
         self.spans = None if spans is None else tuple(spans)
-        self._held: dict[str | tuple[str, str], Tensor | Ragged] = {}
+        self.generated: Ragged | None = None
+        self._held: dict[str | tuple[str, str], Tensor] = {}
+        self._lengths: dict[tuple[str, str], Tensor] = {}
 
     @overload
     def __getitem__(self, key: str | Site) -> Tensor: ...
@@ -39,8 +47,10 @@ class Activations(Mapping[Any, Any]):
     def __getitem__(self, key: tuple[str | Site, str]) -> Ragged: ...
     def __getitem__(self, key: str | Site | tuple[str | Site, str]) -> Tensor | Ragged:
         """Give what was captured at a site, or at a site and span; a clear error for anything else."""
-        found = self._held.get(_key(key))
-        return found if found is not None else self._refuse(_key(key))
+        name = _key(key)
+        if name not in self._held:
+            return self._refuse(name)
+        return self._held[name] if isinstance(name, str) else Ragged(self._held[name], self._lengths[name])
 
     def __contains__(self, key: object) -> bool:
         return (str(key) if isinstance(key, Site) else key) in self._held
@@ -51,6 +61,11 @@ class Activations(Mapping[Any, Any]):
     def __len__(self) -> int:
         return len(self._held)
 
+    def _clear(self) -> None:
+        self._held.clear()
+        self._lengths.clear()
+        self.generated = None
+
     def _refuse(self, key: str | tuple[str, str]) -> Tensor | Ragged:
         site = choose("captured site", key if isinstance(key, str) else key[0], self.sites, SiteError)
         if isinstance(key, str) and self.spans is not None:
@@ -58,6 +73,8 @@ class Activations(Mapping[Any, Any]):
         if not isinstance(key, str):
             choose("captured span", key[1], self.spans or (), SpanError)
             require_span(Site.parse(site), key[1])
+            if any(held[0] == site for held in self._held):
+                raise SpanError(f"{site} has no tokens of {key[1]!r} in this batch")
         raise SiteError(f"{site} was not computed: no forward pass was run inside capture, or none with images")
 
 
@@ -73,8 +90,11 @@ def capture(
     Without `spans` whole tensors are copied. With `spans` only those tokens are, for every site that can
     have them (sites of the vision tower and the projector have `image` and `image.object.k`), each reduced
     to one vector by `pool` (`mean`, `last`) if given. Captured tensors are ordinary ones on the model's
-    device. Inside `vlm.generate` the pass over the prompt is captured. A capture sees patched values,
-    whichever came first.
+    device. A capture sees patched values, whichever came first.
+
+    Inside `vlm.generate` the pass over the prompt is captured, and the span `generated` has every generated token
+    that the model read again: the k-th of a row is from step k, and neither a token that ends a row nor the last one
+    before the limit is among them. `acts.generated` gives the tokens themselves.
 
     Raises `SiteError` or `SpanError` for unknown names before anything is hooked, and `SpanError` before the
     model runs if no item of the batch has a span.
@@ -85,9 +105,11 @@ def capture(
     acts = Activations([str(point.site) for point in points], names)
     reader = _Reader(vlm, acts, pool)
     with ExitStack() as stack:
-        stack.enter_context(vlm.wiring.listening(reader.begin))
+        stack.enter_context(vlm.wiring.listening(reader.begin, reader.end))
         for point in points:
-            stack.enter_context(vlm.wiring.taps.attach(point.place, Phase.READ, reader.reads(point)))
+            stack.enter_context(vlm.wiring.taps.attach(point.place, Phase.READ, partial(reader.prompt, point)))
+            if GENERATED in (names or ()) and has_steps(point.site):
+                stack.enter_context(vlm.wiring.taps.attach(point.place, Phase.STEP, partial(reader.step, point)))
         yield acts
 
 
@@ -99,38 +121,67 @@ def _validate(points: list[Point], spans: list[str] | None, pool: str | None) ->
     for point in points:
         if spans and not any(has_span(point.site, span) for span in spans):
             require_span(point.site, spans[0])
+    if spans and GENERATED in spans:
+        require_steps([point.site for point in points])
 
 
 class _Reader:
-    """Copies what passes at each point into the activations."""
+    """Says what of each point is copied into the activations."""
 
     def __init__(self, vlm: Vlm, acts: Activations, pool: str | None) -> None:
-        self._vlm, self._acts, self._pool = vlm, acts, pool
+        self._wiring, self._acts, self._pool = vlm.wiring, acts, pool
         self._selections: list[Selection] = []
+        self._steps: dict[str, list[Tensor]] = {}
 
     def begin(self, batch: Batch) -> None:
-        self._acts._held.clear()
-        self._selections = [Selection(batch, span) for span in self._acts.spans or ()]
+        spans = self._acts.spans or ()
+        if GENERATED in spans and not self._wiring.generating:
+            raise SpanError(f"the span {GENERATED!r} exists inside vlm.generate only")
+        self._acts._clear()
+        self._steps.clear()
+        self._selections = [Selection(batch, span) for span in spans if span != GENERATED]
 
-    def reads(self, point: Point) -> Any:
-        def read(passing: Tensor) -> None:
-            if self._vlm.wiring.reading:
-                # Leaving inference mode makes the copies ordinary tensors, which autograd accepts.
-                with torch.inference_mode(False), torch.no_grad():
-                    self._read(point, point.view(passing))
-
-        return read
-
-    def _read(self, point: Point, value: Tensor) -> None:
-        name = str(point.site)
-        if self._acts.spans is None:
-            self._acts._held[name] = value.clone()
+    def end(self) -> None:
+        """Put the steps together once the last one is over."""
+        fed = self._wiring.fed
+        if fed is None or GENERATED not in (self._acts.spans or ()):
             return
-        require_layout(point.site, value, self._vlm.wiring.batch)
-        for selection in self._selections:
-            if has_span(point.site, selection.span):
-                taken = Ragged(point.take(value, selection.index(point.site)), selection.lengths)
-                self._acts._held[name, selection.span] = taken.pool(self._pool) if self._pool else taken
+        with torch.inference_mode(False), torch.no_grad():
+            for site, steps in self._steps.items():
+                tokens = fed.join(steps)
+                tokens = tokens.pool(self._pool) if self._pool else tokens
+                self._acts._held[site, GENERATED] = tokens.values
+                self._acts._lengths[site, GENERATED] = tokens.lengths
+            self._acts.generated = fed.ragged()
+
+    def prompt(self, point: Point, batch: Batch | None) -> list[Move]:
+        """What is copied in the pass over the prompt."""
+        name = str(point.site)
+        copy = partial(read, into=self._acts._held, layout=point.layout)
+        if self._acts.spans is None:
+            return [partial(copy, key=name, index=None, n_tokens=0, pool=None)]
+        batch = require_batch(batch)
+        copy = partial(copy, n_tokens=count_tokens(point.site, batch))
+        made: list[Move] = []
+        for each in self._selections:
+            if batch.has(point.site, each.span):
+                pool, lengths = _pooling(self._pool, each.lengths(point.site))
+                self._acts._lengths[name, each.span] = lengths
+                made.append(partial(copy, key=(name, each.span), index=each.index(point.site), pool=pool))
+        return made
+
+    def step(self, point: Point, batch: Batch | None) -> list[Move]:
+        """What is copied in each later pass of `generate`."""
+        n_rows = len(require_batch(batch))
+        return [partial(read_step, into=self._steps, key=str(point.site), n_rows=n_rows, layout=point.layout)]
+
+
+def _pooling(pool: str | None, lengths: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, Tensor]:
+    """What reduces rows of these lengths, and the lengths afterwards: empty rows stay empty."""
+    if pool is None:
+        return None, lengths
+    held = lengths > 0
+    return partial(POOLS[pool], lengths=lengths[held]), held.long()
 
 
 def _key(key: str | Site | tuple[str | Site, str]) -> str | tuple[str, str]:

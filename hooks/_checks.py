@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -12,7 +12,6 @@ import torch
 
 from seamscope.hooks._knockout import knockout
 from seamscope.hooks._patch import Patch, patch
-from seamscope.hooks._select import Selection
 from seamscope.hooks._trial import Trial, prompt, run_trial
 
 if TYPE_CHECKING:
@@ -59,16 +58,24 @@ def _timed(name: str, check: Callable[[], str | None]) -> Check:
 
 
 def _spans(trial: Trial) -> str | None:
-    """Placeholders, the span and the features are equally many, and what enters the decoder are the features."""
-    placeholders = int((trial.batch.inputs["input_ids"] == trial.vlm.model.config.image_token_id).sum())
-    named = sum(len(each) for each in trial.batch.positions("image"))
-    features = trial.acts["projector.out"].shape[:-1].numel()
-    if not placeholders == named == features:
-        return f"{placeholders} placeholders, {named} positions in the span image, {features} image features"
-    embed = trial.vlm.point("lm.embed")
-    index = Selection(trial.batch, "image").index(embed.site)
-    embedded = embed.take(trial.acts["lm.embed"], index)
-    far = _apart(embedded, trial.acts["projector.out"].reshape(embedded.shape))
+    """Every stack has the tokens that its layout says, and what enters the decoder is what the projector gave there."""
+    visual = trial.batch.visual
+    assert visual is not None  # both prompts have an image
+    for site in trial.sites:
+        point = trial.vlm.point(site)
+        held = point.count(trial.acts[site])
+        if point.site.visual and held != visual.sizes[point.site.tokens]:
+            return f"{site} holds {held} tokens, its layout says {visual.sizes[point.site.tokens]}"
+    ((geometry,), *_) = visual.geometries
+    places = {tuple(place): number for number, place in enumerate(geometry.layout.projector)}
+    pairs = [(k, places[tuple(place)]) for k, place in enumerate(geometry.layout.lm) if tuple(place) in places]
+    if not pairs:  # no image token shows what one vector of the projector shows
+        return None
+    numbers, sources = torch.tensor(pairs).T
+    embedded = trial.acts["lm.embed"][0, trial.batch.positions("image")[0][numbers]]
+    features = trial.acts["projector.out"].reshape(-1, embedded.shape[-1])[sources]
+    added = (embedded - features)[:1]  # zero, or what the model adds to every feature
+    far = _apart(embedded - added, features)
     return f"lm.embed at the span image is not projector.out ({far})" if far else None
 
 
@@ -77,33 +84,36 @@ def _capture(trial: Trial) -> str | None:
     if far := _apart(trial.watched, trial.logits):
         return f"capture changes the logits by {far}"
     for layer in trial.layers:
+        if 0 < layer <= len(trial.vlm.anatomy.deepstack):
+            continue  # the model's hidden state is the one before DeepStack's features are added
         if not torch.equal(trial.acts[f"lm.{layer}.resid_pre"], trial.hidden[layer]):
             return f"lm.{layer}.resid_pre is not the model's hidden state {layer}"
-    if not torch.equal(trial.acts["lm.logits"], trial.watched):
-        return "lm.logits are not the model's logits"
+    if far := _apart(trial.vlm.cap(trial.acts["lm.logits"]), trial.watched):
+        return f"lm.logits miss the model's logits by {far}"
     return None
 
 
 def _residual_stream(trial: Trial) -> str | None:
     """The sites of a layer add up as their names say."""
-    acts = trial.acts
+    (last,) = trial.batch.positions("last")[0]
     for layer in trial.layers:
-        kinds = ("resid_pre", "attn_out", "resid_mid", "mlp_out")
-        at = {kind: acts[f"lm.{layer}.{kind}"] for kind in kinds}
-        project = trial.vlm.anatomy.part(layer, "o_proj")
-        if far := _apart(project(acts[f"lm.{layer}.head_z"].flatten(-2)), at["attn_out"]):
-            return f"lm.{layer}.head_z does not give attn_out ({far})"
-        if far := _apart(at["resid_pre"] + at["attn_out"], at["resid_mid"]):
-            return f"lm.{layer}.resid_mid is not resid_pre + attn_out ({far})"
-        if far := _apart(at["resid_mid"] + at["mlp_out"], acts[f"lm.{layer}.resid_post"]):
+        parts = trial.vlm.anatomy.layers[layer]
+        attn_out = "cross_attn_out" if parts.crossed else "attn_out"
+        kinds = ("resid_pre", "head_z", attn_out, "resid_mid", "mlp_out", "resid_post")
+        pre, z, attn, mid, mlp, post = (trial.acts[f"lm.{layer}.{kind}"][:, last] for kind in kinds)
+        mixed = parts.o_proj(z.flatten(-2))
+        if far := _apart(mixed if parts.attn_out is parts.attn else parts.attn_out(mixed), attn):
+            return f"lm.{layer}.head_z does not give {attn_out} ({far})"
+        if far := _apart(pre + parts.added("attn_out", attn), mid):
+            return f"lm.{layer}.resid_mid is not resid_pre + {attn_out} ({far})"
+        if far := _apart(parts.close(mid, mlp), post):
             return f"lm.{layer}.resid_post is not resid_mid + mlp_out ({far})"
     return None
 
 
 def _lens(trial: Trial) -> str | None:
     """The last residual stream, normed once and unembedded, is the logits."""
-    anatomy, last = trial.vlm.anatomy, trial.acts[f"lm.{trial.vlm.n_layers - 1}.resid_post"]
-    far = _apart(anatomy.head(anatomy.norm(last)), trial.watched)
+    far = _apart(trial.vlm.unembed(trial.acts[f"lm.{trial.vlm.n_layers - 1}.resid_post"]), trial.watched)
     return f"unembedding the last resid_post misses the logits by {far}" if far else None
 
 
@@ -116,24 +126,30 @@ def _self_patch(trial: Trial) -> str | None:
 
 
 def _layer_swap(trial: Trial) -> str | None:
-    """Exchanging a whole layer between the two prompts exchanges their logits."""
+    """Exchanging a whole layer, and what comes to later ones past it, exchanges the prompts' logits."""
     for layer in trial.layers[1:]:
         site = f"lm.{layer}.resid_pre"
-        if far := _far_with(trial, [Patch(site, trial.acts[site].flip(0))], trial.logits.flip(0)):
+        if far := _far_with(trial, _exchanged(trial, (site, *trial.vlm.entering(layer))), trial.logits.flip(0)):
             return f"patching {site} with the other prompt's misses the other prompt's logits by {far}"
     return None
 
 
 def _visual_route(trial: Trial) -> str | None:
-    """Exchanging what the projector reads, or gives, exchanges the images: there is no other way."""
+    """Exchanging the tower's layers, or what comes to the decoder, exchanges the images: there is no other way."""
     if torch.equal(trial.logits[0], trial.logits[1]):
         return "another image gives the same logits"
-    read = [f"vision.{layer}.resid_post" for layer in trial.vlm.vision_read_layers if layer >= 0]
-    for route in (read, ["projector.out"]):
-        swapped = [Patch(site, trial.acts[site].flip(0)) for site in route]
-        if route and (far := _far_with(trial, swapped, trial.logits.flip(0))):
+    tower = tuple(f"vision.{layer}.resid_post" for layer in range(trial.vlm.n_vision_layers))
+    for route in (tower, trial.vlm.routes):
+        if route and (far := _far_with(trial, _exchanged(trial, route), trial.logits.flip(0))):
             return f"patching {', '.join(route)} with the other image's misses its logits by {far}"
     return None
+
+
+def _exchanged(trial: Trial, sites: Sequence[str]) -> list[Patch]:
+    """Patches that give each of the two prompts the other's activations; a tower may put both into one sequence."""
+    values = {site: trial.acts[site] for site in sites}
+    halves = {site: (value if value.shape[0] > 1 else value[0]).chunk(2) for site, value in values.items()}
+    return [Patch(site, torch.cat(halves[site][::-1]).view_as(value)) for site, value in values.items()]
 
 
 def _knockout(trial: Trial) -> str | None:
@@ -148,12 +164,13 @@ def _knockout(trial: Trial) -> str | None:
 def _padding(trial: Trial) -> str | None:
     """A batch equals its items alone, whichever side is padded."""
     vlm = trial.vlm
-    prompts = [prompt(vlm, 5, image=0), prompt(vlm, 2, image=1), prompt(vlm, 3, image=None)]
-    alone = [_last_logits(vlm, [each]) for each in prompts]
+    pictured, textual = [prompt(vlm, 5, image=0), prompt(vlm, 2, image=1)], [prompt(vlm, n, image=None) for n in (3, 5)]
     sides: tuple[Padding, ...] = ("left", "right")
-    for side in sides:
-        if far := _apart(_last_logits(vlm, prompts, side), torch.cat(alone)):
-            return f"padded on the {side}, a batch misses its items alone by {far}"
+    for prompts in [pictured + textual] if vlm.family.mixed_rows else [pictured, textual]:
+        alone = torch.cat([_last_logits(vlm, [each]) for each in prompts])
+        for side in sides:
+            if far := _apart(_last_logits(vlm, prompts, side), alone):
+                return f"padded on the {side}, a batch misses its items alone by {far}"
     return None
 
 

@@ -1,38 +1,40 @@
-"""From prompts to a batch: chat template, processor, spans."""
+"""From prompts to a batch: chat template, processor, positions, spans."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from seamscope.hooks._batch import Batch
-from seamscope.hooks._errors import ModelError, RunError
-from seamscope.hooks._frame import Framed, frame
-from seamscope.hooks._prompt import Prompt, Promptable
-from seamscope.hooks._spans import object_spans, text_spans
+from seamscope.hooks._errors import ModelError, RunError, SpanError
+from seamscope.hooks._frame import Framed, Framer
+from seamscope.hooks._geometry import Geometry, map_views, ramp
+from seamscope.hooks._prompt import Picture, Prompt, Promptable, Segment
+from seamscope.hooks._spans import Row, text_spans
+from seamscope.hooks._visual import Visual, visual_of
+from seamscope.hooks.families import image_token_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
     from torch import Tensor
 
     from seamscope.hooks._batch import Padding
-    from seamscope.hooks._families import Family, Visual
+    from seamscope.hooks.families import Family
 
     Named = tuple[str, Prompt]
 
 
-@dataclass(frozen=True)
 class Encoder:
     """Turns prompts into model inputs for one model; every key that the processor returns is kept."""
 
-    processor: Any
-    family: Family
-    config: Any
-    device: torch.device
+    def __init__(self, model: Any, processor: Any, family: Family) -> None:
+        self._model, self._processor, self._family = model, processor, family
+        self._image_id = image_token_id(model.config)
+        self._frame = Framer(model, processor, family)
+        self._known: dict[tuple[tuple[int, int], int], Geometry] = {}
 
     def __call__(
         self,
@@ -43,17 +45,22 @@ class Encoder:
         padding: Padding,
     ) -> Batch:
         """Encode named prompts, each followed by its answer where `answers` are given."""
+        prompts = [prompt for _, prompt in named]
+        self._require_equal_pictures(prompts)
         endings = [None] * len(named) if answers is None else answers
-        pairs = zip(named, endings, strict=True)
-        framed = [frame(self.processor, prompt, name, ending) for (name, prompt), ending in pairs]
-        inputs = self._process(framed, [prompt for _, prompt in named], padding)
-        offsets = inputs.pop("offset_mapping").numpy()
-        visual = self._visual(inputs, sum(len(prompt.pictures) for _, prompt in named))
-        spans = self._spans(named, framed, inputs, offsets, visual)
-        real = inputs["attention_mask"]
-        inputs["position_ids"] = (real.cumsum(-1) - 1).clamp(min=0)
+        framed = [self._frame(prompt, name, answer) for (name, prompt), answer in zip(named, endings, strict=True)]
+        images = [[picture.image for picture in prompt.pictures] for prompt in prompts]
+        inputs = self._family.process(self._processor, framed, images, padding)
+        visual = self._visual(prompts)
+        spans = self._spans(named, framed, inputs, visual)
+        extra = self._family.extra(self._model, inputs)
+        embeddings = self._model.get_input_embeddings()
+        place, dtype = device_of(embeddings), embeddings.weight.dtype
+        if "position_ids" in extra:
+            inputs["position_ids"] = extra.pop("position_ids")
         return Batch(
-            inputs={key: value.to(self.device) for key, value in inputs.items()},
+            inputs={key: _moved(value, place, dtype) for key, value in inputs.items()},
+            extra={key: _moved(value, place, dtype) for key, value in extra.items()},
             spans=tuple(spans),
             ids=tuple(name for name, _ in named),
             texts=tuple(each.text for each in framed),
@@ -62,61 +69,77 @@ class Encoder:
             visual=visual,
         )
 
-    def _process(self, framed: list[Framed], prompts: list[Prompt], padding: Padding) -> dict[str, Tensor]:
-        tokenizer = self.processor.tokenizer
-        if not tokenizer.is_fast:
-            raise ModelError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed")
-        begun = tokenizer.bos_token is not None and framed[0].text.startswith(tokenizer.bos_token)
-        images = [picture.image for prompt in prompts for picture in prompt.pictures]
-        out = self.processor(
-            text=[each.text for each in framed],
-            images=images or None,
-            padding=True,
-            padding_side=padding,
-            add_special_tokens=not begun,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
-        return dict(out)
+    def _require_equal_pictures(self, prompts: Sequence[Prompt]) -> None:
+        counts = {len(prompt.pictures) for prompt in prompts}
+        if len(counts) > 1 and not self._family.mixed_rows:
+            raise RunError(
+                f"{self._family.name} sees blank pictures where a prompt has fewer than another of its batch; "
+                f"encode prompts with {' and '.join(map(str, sorted(counts)))} pictures apart"
+            )
 
-    def _visual(self, inputs: Mapping[str, Tensor], n_images: int) -> Visual | None:
-        if not n_images:
-            return None
-        total = int((inputs["input_ids"] == self.config.image_token_id).sum())
-        return self.family.visual(self.config, inputs, total // n_images)
+    def _visual(self, prompts: Sequence[Prompt]) -> Visual | None:
+        rows = [
+            [self._geometry(each.image.size, len(prompt.pictures)) for each in prompt.pictures] for prompt in prompts
+        ]
+        return visual_of(prompts, rows) if any(rows) else None
+
+    def _geometry(self, size: tuple[int, int], n: int) -> Geometry:
+        """Learn where the tokens of a picture of this size are, where a prompt has `n` pictures."""
+        if (size, n) not in self._known:
+            picture = Picture(image=ramp(size))
+            asked = self._frame(Prompt(segments=(Segment("?"),), pictures=(picture,) * n), "ramp")
+            inputs = self._family.process(self._processor, [asked], [[picture.image] * n], "left")
+            given = self._model, self._processor, inputs, n
+            maps = map_views(self._family.views(*given), size)
+            self._known[size, n] = Geometry(self._family.layout(*given), maps)
+        return self._known[size, n]
 
     def _spans(
-        self,
-        named: Sequence[Named],
-        framed: list[Framed],
-        inputs: Mapping[str, Tensor],
-        offsets: np.ndarray[Any, Any],
-        visual: Visual | None,
+        self, named: Sequence[Named], framed: Sequence[Framed], inputs: Mapping[str, Tensor], visual: Visual | None
     ) -> list[dict[str, Tensor]]:
-        is_image = (inputs["input_ids"] == self.config.image_token_id).numpy()
-        real = inputs["attention_mask"].bool().numpy()
+        ids, real = inputs["input_ids"].numpy(), inputs["attention_mask"].bool().numpy()
+        tokenizer = self._processor.tokenizer
+        if not tokenizer.is_fast:
+            raise ModelError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed")
+        read = tokenizer([each.text for each in framed], add_special_tokens=False, return_offsets_mapping=True)
         rows = []
-        for row, (name, prompt) in enumerate(named):
-            spans = text_spans(
-                framed[row],
-                offsets=offsets[row],
-                is_image=is_image[row],
-                real=real[row],
-                placeholder=self.processor.image_token,
+        for number, (name, _) in enumerate(named):
+            row = Row(
                 name=name,
+                ids=ids[number],
+                real=real[number],
+                is_image=ids[number] == self._image_id,
+                plain_ids=np.asarray(read["input_ids"][number]),
+                offsets=np.asarray(read["offset_mapping"][number]).reshape(-1, 2),
             )
-            if visual is not None and prompt.pictures:
-                height, width = inputs["pixel_values"].shape[-2:]
-                objects = object_spans(
-                    prompt.pictures,
-                    spans["image"],
-                    visual=visual,
-                    processor=self.processor.image_processor,
-                    pixels=(height, width),
-                )
-                spans.update(objects)
-            rows.append(spans)
+            shown = visual.spans["lm"][number] if visual is not None else {}
+            rows.append(text_spans(framed[number], row) | _image_spans(row, shown))
         return rows
+
+
+def _image_spans(row: Row, shown: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the positions of image tokens, from their numbers among the row's image tokens."""
+    held = torch.from_numpy(np.flatnonzero(row.is_image & row.real))
+    expected = len(shown.get("image", ()))
+    if len(held) != expected:
+        raise SpanError(f"item {row.name!r} has {len(held)} image tokens, but its pictures should give {expected}")
+    return {span: held[numbers] for span, numbers in shown.items()}
+
+
+def _moved(value: Tensor, place: torch.device, dtype: torch.dtype) -> Tensor:
+    """Inputs go where the embeddings are; pixels also take the model's precision."""
+    return value.to(place, dtype) if value.is_floating_point() else value.to(place)
+
+
+def device_of(module: Any) -> torch.device:
+    """Where a module computes: where its weights are, or where accelerate, which keeps them elsewhere, brings them.
+
+    The inputs of a model that is on another machine are made on the CPU.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    place = getattr(hook, "execution_device", None)
+    found = torch.device(module.weight.device if place is None else place)
+    return torch.device("cpu") if found.type == "meta" else found
 
 
 def named_prompts(

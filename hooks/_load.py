@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants, get_session
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.utils import logging
 
 from seamscope.hooks._checks import run_checks
+from seamscope.hooks._engine import ENGINES, TorchEngine
 from seamscope.hooks._errors import ModelError, choose
-from seamscope.hooks._families import family_of
 from seamscope.hooks._vlm import Vlm
+from seamscope.hooks.families import Family, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from seamscope.hooks._engine import Engine
 
 GROUP = "seamscope.models"
 
@@ -28,9 +31,12 @@ def load_vlm(
     name: str | Path,
     *,
     device: str | torch.device = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = "auto",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
     engine: str = "torch",
+    remote: bool | str = False,
+    family: Family | None = None,
     untrained: bool = False,
     seed: int = 0,
     trust_remote_code: bool = False,
@@ -38,26 +44,41 @@ def load_vlm(
 ) -> Vlm:
     """Load a model by the name of an installed one, the path of a checkpoint folder, or its id on the hub.
 
-    `device="auto"` is the accelerator if there is one. `dtype="auto"` is the checkpoint's dtype, but
-    float32 on a CPU. `attn_implementation="eager"` is needed for `lm.L.pattern`. `untrained=True` keeps the
-    configuration and draws fresh weights from `seed`, as a control. Unless `check=False`, the self-checks
-    are run at once.
+    `device_map` spreads a model over several devices as transformers does ("auto", or module names to devices), in
+    place of `device`. `device="auto"` is the accelerator if there is one. `dtype="auto"` is the checkpoint's dtype, but
+    float32 on a CPU. `attn_implementation="auto"` is what the model chooses, sdpa for most; `"eager"` is needed for
+    `lm.L.pattern`. `untrained=True` keeps the configuration and draws fresh weights from `seed`, as a control. Unless
+    `check=False`, the self-checks are run at once; not on fresh weights, whose gates may be closed. `family` says what
+    the model does differently, in place of what is known here or can be read off the model (docs/add_a_family.md).
+
+    `engine="nnsight"` runs the model through nnsight, to the same effect; with `remote=True`, on the NDIF, where it
+    must be deployed under its hub id. Here is then only its skeleton, and no self-checks are run (docs/engines.md).
 
     Raises `ModelError`, in one line, if the name leads nowhere, the checkpoint is damaged or lacks weights,
     its family is not supported, or a self-check fails.
     """
-    if engine != "torch":
-        raise ModelError(f"unknown engine {engine!r}; engine must be 'torch' in this version")
-    source, place = _resolve(str(name)), _device(device)
+    choose("engine", engine, ENGINES, ModelError)
+    if remote and (engine != "nnsight" or device != "auto" or device_map is not None or untrained):
+        raise ModelError("remote=True goes with engine='nnsight' and trained weights, and leaves devices to the NDIF")
+    if device_map is not None and (device != "auto" or untrained):
+        raise ModelError("a device_map goes with trained weights, and takes the place of device")
+    source, place = _resolve(str(name)), torch.device("meta") if remote else _device(device)
     with _one_line_errors(str(name)), _quiet():
         options = {"trust_remote_code": trust_remote_code, **_hub_options(source)}
         config = AutoConfig.from_pretrained(source, **options)
-        family = family_of(config)
+        family = family or family_of(config)
         processor = AutoProcessor.from_pretrained(source, **options)
-        settings = {"dtype": _dtype(dtype, place), "attn_implementation": attn_implementation}
-        model = _untrained(config, settings, seed) if untrained else _trained(source, settings | options)
-    vlm = Vlm(name=str(name), model=model.to(place).eval(), processor=_with_padding(processor), family=family)
-    if check:
+        settings: dict[str, Any] = {"dtype": _dtype(dtype, place)}
+        settings |= {} if device_map is None else {"device_map": device_map}
+        settings |= {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
+        if remote:
+            model, runner = _elsewhere(source, remote, settings | options, config=config, processor=processor)
+        else:
+            model = _untrained(config, settings, seed) if untrained else _trained(source, settings | options)
+            model = (model if device_map else model.to(place)).eval()
+            runner = _here(model) if engine == "nnsight" else TorchEngine(model)
+    vlm = Vlm(name=str(name), model=model, processor=_with_padding(processor), family=family, engine=runner)
+    if check and not untrained and not remote:
         _refuse_untrustworthy(vlm)
     return vlm
 
@@ -128,6 +149,24 @@ def _untrained(config: Any, settings: dict[str, Any], seed: int) -> PreTrainedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForImageTextToText.from_config(config, **settings)
+
+
+def _here(model: PreTrainedModel) -> Engine:
+    """Trace a model with nnsight, whose import takes a second, and gives every Python object a method `save`."""
+    from seamscope.hooks._nnsight import here
+
+    return here(model)
+
+
+def _elsewhere(source: str, remote: bool | str, settings: dict[str, Any], **parts: Any) -> tuple[Any, Engine]:
+    """Give the skeleton of a model that is on another machine, and what runs the model there."""
+    from seamscope.hooks._nnsight import elsewhere
+
+    local = {"local_files_only": settings.pop("local_files_only", False)}
+    engine = elsewhere(source, remote, **settings, **parts)
+    with suppress(OSError):  # a checkpoint may have no such file
+        engine.model.generation_config = GenerationConfig.from_pretrained(source, **local)
+    return engine.model, engine
 
 
 def _with_padding(processor: Any) -> Any:

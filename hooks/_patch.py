@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from seamscope.hooks._align import RULES, align
 from seamscope.hooks._attention import edit_attention
+from seamscope.hooks._engine import require_here
 from seamscope.hooks._errors import SiteError, SpanError, choose
+from seamscope.hooks._moves import join, keep, write
 from seamscope.hooks._points import Point, point_of
 from seamscope.hooks._ragged import Ragged
-from seamscope.hooks._select import Selection, require_layout, require_span
+from seamscope.hooks._select import Selection, count_tokens, require_span
 from seamscope.hooks._site import Site
 from seamscope.hooks._taps import Phase, Place
+from seamscope.hooks._wiring import require_batch
 
 if TYPE_CHECKING:
     from seamscope.hooks._batch import Batch
+    from seamscope.hooks._taps import Move
     from seamscope.hooks._vlm import Vlm
 
 
@@ -67,61 +73,43 @@ class _Writer:
     def __init__(self, vlm: Vlm, patch: Patch) -> None:
         self._vlm, self._patch = vlm, patch
         self._point: Point = vlm.point(patch.site)
-        self._selection: Selection | None = None
-        self._tokens: Tensor | None = None
         _validate(patch, self._point, vlm)
 
     def enter(self, stack: ExitStack) -> None:
-        site, taps = self._point.site, self._vlm.wiring.taps
-        stack.enter_context(self._vlm.wiring.listening(self.begin))
+        site, wiring = self._point.site, self._vlm.wiring
         if site.kind == "pattern":
-            stack.enter_context(edit_attention(self._point.place.module, reweigh=self.edit))
+            require_here(self._vlm.engine, "patch of lm.L.pattern")
+            stack.enter_context(wiring.listening(self._moves))  # refuses a batch before the model runs
+            stack.enter_context(edit_attention(self._point.place.module, reweigh=self._reweigh))
             return
-        stack.enter_context(taps.attach(self._point.place, Phase.EDIT, self.edit))
+        stack.enter_context(wiring.taps.attach(self._point.place, Phase.EDIT, self._moves))
         if site.kind == "resid_mid":
             _complete_layer(self._vlm, site, self._point.place, stack)
 
-    def begin(self, batch: Batch) -> None:
+    def _moves(self, batch: Batch | None) -> list[Move]:
         """Find the tokens of the span in a batch, and the values for them."""
-        patch, where = self._patch, f"patch of {self._patch.site} at {self._patch.span!r}"
-        if self._point.site.visual and batch.visual is None:
+        patch, site = self._patch, self._point.site
+        new: Any = patch.value
+        index, n_tokens = None, 0
+        if batch is not None and site.visual and batch.visual is None:
             raise SiteError(f"{patch.site} cannot be patched: no item of the batch has an image")
-        if patch.span is None:
-            return
-        self._selection = Selection(batch, patch.span)
-        if isinstance(patch.value, Ragged):
-            lengths = self._selection.lengths.tolist()
-            self._tokens = align(patch.value, lengths, rule=patch.rule, where=where, ids=batch.ids)
+        if patch.span is not None:
+            batch, where = require_batch(batch), f"patch of {patch.site} at {patch.span!r}"
+            selection = Selection(batch, patch.span)
+            if not batch.has(site, patch.span):
+                raise SpanError(f"{where}: no item of the batch has tokens of it there")
+            index, n_tokens = selection.index(site), count_tokens(site, batch)
+            if isinstance(new, Ragged):
+                lengths = selection.lengths(site).tolist()
+                new = align(new, lengths, rule=patch.rule, where=where, ids=batch.ids)
+        only = None if patch.heads is None else list(patch.heads)
+        return [partial(write, new=new, index=index, n_tokens=n_tokens, only=only, layout=self._point.layout)]
 
-    def edit(self, passing: Tensor) -> Tensor | None:
-        """Give the tensor that takes the place of the one passing, or None where it stays."""
+    def _reweigh(self, weights: Tensor) -> Tensor | None:
         if not self._vlm.wiring.reading:
             return None
-        value = self._point.view(passing)
-        new = self._whole(value) if self._patch.span is None else self._at_span(value)
-        if self._patch.heads is not None:
-            new = _only_heads(new, value, self._patch.heads, self._point.head_axis)
-        return self._point.unview(new)
-
-    def _whole(self, value: Tensor) -> Tensor:
-        given = self._patch.value
-        assert not isinstance(given, Ragged)  # refused by _validate
-        return self._fitted(given(value.clone()) if callable(given) else given, value)
-
-    def _at_span(self, value: Tensor) -> Tensor:
-        batch, given = self._vlm.wiring.batch, self._patch.value
-        assert self._selection is not None  # set by begin, which the running batch has called
-        require_layout(self._point.site, value, batch)
-        index = self._selection.index(self._point.site)
-        there = self._point.take(value, index)
-        tokens = self._fitted(given(there) if callable(given) else self._tokens, there)
-        return self._point.put(value, index, tokens)
-
-    def _fitted(self, new: Tensor | None, there: Tensor) -> Tensor:
-        if new is None or new.shape != there.shape:
-            got = None if new is None else tuple(new.shape)
-            raise SiteError(f"{self._patch.site}: the value has shape {got}, but {tuple(there.shape)} is needed")
-        return new.to(there.device, there.dtype)
+        (move,) = self._moves(self._vlm.wiring.current)
+        return move(weights)
 
 
 def _validate(patch: Patch, point: Point, vlm: Vlm) -> None:
@@ -147,29 +135,28 @@ def _validate_heads(heads: Sequence[int], site: Site, n_heads: int) -> None:
         raise SiteError(f"{site} has heads 0 to {n_heads - 1}, not {unknown}")
 
 
-def _only_heads(new: Tensor, value: Tensor, heads: Sequence[int], axis: int) -> Tensor:
-    out, chosen = value.clone(), (slice(None),) * axis + (list(heads),)
-    out[chosen] = new[chosen]
-    return out
-
-
 def _complete_layer(vlm: Vlm, site: Site, mid: Place, stack: ExitStack) -> None:
-    """Carry a patched `resid_mid` into the residual stream: the layer's output is it plus what the MLP adds.
+    """Carry a patched `resid_mid` into the residual stream: the layer's output is made of it and what the MLP gives.
 
     The layer itself adds the MLP's output to the unpatched stream, which a hook on the norm cannot reach.
     """
-    seen: dict[str, Tensor] = {}
+    notes: dict[str, Tensor] = {}
     layer = site.layer
     assert layer is not None  # resid_mid is a site of layers
     mlp_out, out = (_place(vlm, layer, kind) for kind in ("mlp_out", "resid_post"))
+    parts = vlm.anatomy.layers[layer]
+    # A layer of cross-attention adds nothing where no image can be seen, so only the difference is carried on.
+    closing = None if parts.crossed else torch.add if parts.plain else parts.close
+    if closing == parts.close:
+        require_here(vlm.engine, "patch of lm.L.resid_mid in this family")
 
-    def complete(passing: Tensor) -> Tensor:
-        return seen.pop("mid") + seen.pop("mlp_out")
+    def taps(place: Place, phase: Phase, move: Move) -> None:
+        stack.enter_context(vlm.wiring.taps.attach(place, phase, lambda _: [move]))
 
-    taps = vlm.wiring.taps
-    stack.enter_context(taps.attach(mid, Phase.READ, lambda value: seen.update(mid=value)))
-    stack.enter_context(taps.attach(mlp_out, Phase.READ, lambda value: seen.update(mlp_out=value)))
-    stack.enter_context(taps.attach(out, Phase.COMPLETE, complete))
+    taps(mid, Phase.COMPLETE, partial(keep, notes=notes, key="old"))
+    taps(mid, Phase.READ, partial(keep, notes=notes, key="mid"))
+    taps(mlp_out, Phase.READ, partial(keep, notes=notes, key="mlp_out"))
+    taps(out, Phase.COMPLETE, partial(join, notes=notes, closing=closing))
 
 
 def _place(vlm: Vlm, layer: int, kind: str) -> Place:

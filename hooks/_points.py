@@ -3,60 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from seamscope.hooks._errors import SiteError
+from seamscope.hooks._moves import count
+from seamscope.hooks._site import LAYER_KINDS
 from seamscope.hooks._taps import Place
 
 if TYPE_CHECKING:
-    from seamscope.hooks._families import Anatomy
+    from seamscope.hooks._anatomy import Anatomy
     from seamscope.hooks._site import Site
 
 
 @dataclass(frozen=True)
 class Point:
-    """One site in one model.
-
-    `view` and `unview` convert between the tensor that passes at `place` and the site's own shape: they
-    differ for `head_z` only, (batch, pos, heads, head_dim). Tokens are addressed by their number in
-    dimensions 0 and 1 taken together; `pattern`, (batch, heads, query, key), is addressed by query.
-    """
+    """One site in one model; `heads` how many it is split into, where it is."""
 
     site: Site
     place: Place
     heads: int | None = None
 
-    def view(self, passing: Tensor) -> Tensor:
-        """Give the site's tensor, without copying."""
-        return passing if self.heads is None else passing.reshape(*passing.shape[:-1], self.heads, -1)
-
-    def unview(self, value: Tensor) -> Tensor:
-        """Undo `view`."""
-        return value if self.heads is None else value.flatten(-2)
-
-    def take(self, value: Tensor, index: Tensor) -> Tensor:
-        """Copy the tokens with these numbers, (n, *feature), and nothing else."""
-        index = index.to(value.device)
-        if self.site.kind == "pattern":
-            width = value.shape[2]
-            return value.transpose(1, 2)[index // width, index % width]
-        return value.flatten(0, 1).index_select(0, index)
-
-    def put(self, value: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
-        """Give a copy of `value` with the tokens of these numbers replaced."""
-        index, out = index.to(value.device), value.clone()
-        if self.site.kind == "pattern":
-            width = value.shape[2]
-            out.transpose(1, 2)[index // width, index % width] = tokens
-            return out
-        return out.flatten(0, 1).index_copy_(0, index, tokens).view_as(out)
+    def count(self, value: Tensor) -> int:
+        """How many tokens the site's tensor holds."""
+        return count(value, **self.layout)
 
     @property
-    def head_axis(self) -> int:
-        """The dimension of the heads in the site's tensor; 1 in tokens taken from it."""
-        return 1 if self.site.kind == "pattern" else 2
+    def layout(self) -> dict[str, Any]:
+        """What `_moves` must know of the site."""
+        return {"site": str(self.site), "heads": self.heads, "by_query": self.site.kind == "pattern"}
 
 
 def point_of(anatomy: Anatomy, site: Site, n_heads: int) -> Point:
@@ -65,7 +41,9 @@ def point_of(anatomy: Anatomy, site: Site, n_heads: int) -> Point:
         return _in_layer(anatomy, site, site.layer, n_heads)
     places = {
         "projector.out": Place(anatomy.projector),
-        "lm.embed": Place(anatomy.decoder, side="in", argument="inputs_embeds"),
+        "lm.embed": Place(anatomy.embed)
+        if anatomy.embed
+        else Place(anatomy.decoder, side="in", argument="inputs_embeds"),
         "lm.final_norm": Place(anatomy.norm),
         "lm.logits": Place(anatomy.head),
     }
@@ -75,17 +53,30 @@ def point_of(anatomy: Anatomy, site: Site, n_heads: int) -> Point:
 def _in_layer(anatomy: Anatomy, site: Site, layer: int, n_heads: int) -> Point:
     if site.stack == "vision":
         return Point(site, Place(anatomy.tower_layers[layer]))
+    if site.kind == "deepstack":
+        return Point(site, Place(anatomy.deepstack[layer]))
+    parts = anatomy.layers[layer]
     places = {
-        "resid_pre": lambda: Place(anatomy.layers[layer], side="in"),
-        "pattern": lambda: Place(anatomy.part(layer, "attn"), item=1),
-        "head_z": lambda: Place(anatomy.part(layer, "o_proj"), side="in"),
-        "attn_out": lambda: Place(anatomy.part(layer, "attn_out")),
-        "resid_mid": lambda: Place(anatomy.part(layer, "mid_norm"), side="in"),
-        "mlp_out": lambda: Place(anatomy.part(layer, "mlp_out")),
-        "resid_post": lambda: Place(anatomy.layers[layer]),
+        "resid_pre": Place(parts.block, side="in"),
+        "pattern": Place(parts.attn, item=1),
+        "head_z": Place(parts.o_proj, side="in"),
+        "attn_out": Place(parts.attn_out),
+        "cross_attn_out": Place(parts.attn_out),
+        "resid_mid": Place(parts.mid_in, side="in"),
+        "mlp_out": Place(parts.mlp_out),
+        "resid_post": Place(parts.block),
     }
     heads = n_heads if site.kind == "head_z" else None
-    return Point(site, places[site.kind](), heads)
+    return Point(site, places[site.kind], heads)
+
+
+def kinds_of(anatomy: Anatomy, layer: int, implementation: str) -> tuple[str, ...]:
+    """Which kinds of sites a decoder layer has: weights under eager attention only, visual routes where they are."""
+    crossed = anatomy.layers[layer].crossed
+    missing = {"attn_out" if crossed else "cross_attn_out"}
+    missing |= set() if layer < len(anatomy.deepstack) else {"deepstack"}
+    missing |= set() if implementation == "eager" else {"pattern"}
+    return tuple(kind for kind in LAYER_KINDS["lm"] if kind not in missing)
 
 
 def require_weights(pattern: str, implementation: str) -> None:

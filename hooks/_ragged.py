@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks._errors import SpanError, choose
+from seamscope.hooks._moves import last_of, mean_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,22 +83,18 @@ class Ragged:
         Raises `SpanError` if a row is empty: select the others first.
         """
         self._require_tokens("mean")
-        wide = torch.promote_types(self.values.dtype, torch.float32)
-        sums = torch.zeros(len(self), *self.values.shape[1:], dtype=wide, device=self.values.device)
-        sums.index_add_(0, self.row_of.to(sums.device), self.values.to(wide))
-        counts = self.lengths.to(sums.device).view(-1, *[1] * (sums.ndim - 1))
-        return (sums / counts).to(self.values.dtype)
+        return mean_of(self.values, self.lengths)
 
     def last(self) -> Shaped[Tensor, rows * feature]:
         """Give the last token of each row; raise `SpanError` if a row is empty."""
         self._require_tokens("last")
-        return self.values.index_select(0, (self.lengths.cumsum(0) - 1).to(self.values.device))
+        return last_of(self.values, self.lengths)
 
     def pool(self, how: str) -> Ragged:
         """Reduce every row that has tokens to one token, by `mean` or `last`; empty rows stay empty."""
         reduce = POOLS[choose("pooling", how, POOLS, SpanError)]
         held = self.lengths > 0
-        return Ragged(reduce(self[held]) if held.any() else self.values, held.long())
+        return Ragged(reduce(self.values, self.lengths[held]), held.long())
 
     def _require_tokens(self, verb: str) -> None:
         empty = (self.lengths == 0).nonzero().flatten().tolist()
@@ -105,7 +102,7 @@ class Ragged:
             raise SpanError(f"cannot take the {verb} of rows without tokens: {empty[:8]}; select the others first")
 
 
-POOLS: dict[str, Callable[[Ragged], Tensor]] = {"mean": Ragged.mean, "last": Ragged.last}
+POOLS: dict[str, Callable[..., Tensor]] = {"mean": mean_of, "last": last_of}
 
 
 def _as_index(rows: int | slice | Sequence[int] | Tensor) -> int | slice | Tensor:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from seamscope.hooks._errors import SiteError, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 LAYER_KINDS = {
     "vision": ("resid_post",),
-    "lm": ("resid_pre", "pattern", "head_z", "attn_out", "resid_mid", "mlp_out", "resid_post"),
+    "lm": (
+        *("resid_pre", "pattern", "head_z", "attn_out", "cross_attn_out"),
+        *("resid_mid", "mlp_out", "resid_post", "deepstack"),
+    ),
 }
 WHOLE_KINDS = {"projector": ("out",), "lm": ("embed", "final_norm", "logits")}
 _STACKS = ("vision", "projector", "lm")
@@ -68,21 +71,20 @@ class Site:
     @property
     def visual(self) -> bool:
         """Whether the site holds patches of images, as opposed to tokens of a text."""
-        return self.stack != "lm"
+        return self.tokens != "lm"
+
+    @property
+    def tokens(self) -> str:
+        """The stack whose tokens the site holds: DeepStack features are a projector's, on their way to a layer."""
+        return "projector" if self.kind == "deepstack" else self.stack
 
 
-def sites_of(*, n_vision_layers: int, n_layers: int, missing: Sequence[str] = ()) -> tuple[str, ...]:
-    """Name every site of a model of these depths, in forward order, but for the layer kinds `missing`."""
-    depths = {"vision": n_vision_layers, "lm": n_layers}
-    layered = [
-        Site(stack, kind, layer)
-        for stack, kinds in LAYER_KINDS.items()
-        for layer in range(depths[stack])
-        for kind in kinds
-        if kind not in missing
-    ]
+def sites_of(*, n_vision_layers: int, lm: Sequence[Collection[str]]) -> tuple[str, ...]:
+    """Name every site of a model in forward order; `lm` are the kinds that each decoder layer has."""
+    tower = [Site("vision", "resid_post", layer) for layer in range(n_vision_layers)]
+    layers = [Site("lm", kind, layer) for layer, kinds in enumerate(lm) for kind in kinds]
     whole = [Site(stack, kind) for stack, kinds in WHOLE_KINDS.items() for kind in kinds]
-    return tuple(str(site) for site in sorted(layered + whole))
+    return tuple(str(site) for site in sorted(tower + layers + whole))
 
 
 def expand_sites(patterns: str | Site | Iterable[str | Site], sites: Sequence[str]) -> tuple[str, ...]:

@@ -1,91 +1,75 @@
-"""Which tokens of a row belong to which span, from token ids, character offsets and boxes."""
+"""Which tokens of a row belong to which piece of its text, from token ids and the tokenizer's character offsets."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from seamscope.hooks._boxes import box_cells
 from seamscope.hooks._errors import SpanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-    from seamscope.hooks._families import Visual
     from seamscope.hooks._frame import Framed, Mark
-    from seamscope.hooks._prompt import Picture
 
-    Offsets = Int[np.ndarray, "pos 2"]
+    Offsets = Int[np.ndarray, "tokens 2"]
     Held = Bool[np.ndarray, " pos"]
 
 
-def text_spans(
-    framed: Framed, *, offsets: Offsets, is_image: Held, real: Held, placeholder: str, name: str
-) -> dict[str, Tensor]:
-    """Find the spans of one row that its text gives: the segments', `prompt`, `last`, `answer`, `image`.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a batch as the processor made it, and its text as the tokenizer alone reads it.
 
-    `offsets` are the tokenizer's character ranges in the text with every image placeholder repeated,
-    `is_image` and `real` mark image tokens and tokens that are no padding. A token belongs to a mark if its
-    characters other than white space overlap it. Spans without tokens are left out.
+    `ids`, `real` (no padding) and `is_image` have one entry for each position; `plain_ids` and `offsets` (character
+    ranges) one for each token of the text in which every picture still is a single placeholder.
     """
-    ranges = _trimmed(framed.text, _unrepeated(framed.text, offsets, is_image, placeholder, name))
-    textual = real & ~is_image & (offsets[:, 1] > offsets[:, 0])
-    held: dict[str, Held] = {"image": is_image & real}
+
+    name: str
+    ids: Int[np.ndarray, " pos"]
+    real: Held
+    is_image: Held
+    plain_ids: Int[np.ndarray, " tokens"]
+    offsets: Offsets
+
+
+def text_spans(framed: Framed, row: Row) -> dict[str, Tensor]:
+    """Find the spans of one row that its text gives: those of its segments, `prompt`, `last`, `answer`.
+
+    What a processor does to a text happens up to its last picture: placeholders grow, tiles get markers, a first token
+    is added. What follows is the same, token by token, as the tokenizer alone gives; there the marks are looked up. A
+    token belongs to a mark if its characters other than white space overlap it. Spans without tokens are left out.
+    """
+    positions, ranges = _common_tail(framed, row)
+    held: dict[str, Held] = {}
     for mark in framed.marks:
-        inside = textual & (ranges[:, 0] < mark.stop) & (ranges[:, 1] > mark.start)
+        inside = np.zeros(len(row.ids), dtype=bool)
+        inside[positions] = (ranges[:, 0] < mark.stop) & (ranges[:, 1] > mark.start)
         held[mark.name] = held.get(mark.name, np.False_) | inside
-    first = _first_answer(framed.marks, held, ranges, real, name)
-    held["prompt"] = real & (np.arange(len(real)) < first)
-    held["last"] = np.arange(len(real)) == first - 1
+    first = _first_answer(framed.marks, held, positions, ranges, row)
+    held["prompt"] = row.real & (np.arange(len(row.ids)) < first)
+    held["last"] = np.arange(len(row.ids)) == first - 1
     return {span: torch.from_numpy(np.flatnonzero(where)) for span, where in held.items() if where.any()}
 
 
-def object_spans(
-    pictures: Sequence[Picture],
-    image: Tensor,
-    *,
-    visual: Visual,
-    processor: Any,
-    pixels: tuple[int, int],
-) -> Iterator[tuple[str, Tensor]]:
-    """Find `image.object.k` of one row; k counts the boxes of all its pictures, in order.
-
-    `image` are the positions of the row's image tokens, `pixels` the (height, width) of processed images.
-    """
-    k = 0
-    for picture, tokens in zip(pictures, torch.split(image, visual.tokens), strict=True):
-        for box in picture.boxes:
-            size = picture.image.size
-            cells = box_cells(processor, box, size=size, pixels=pixels, visual=visual)
-            own = [i for cell in cells if 0 <= (i := cell + visual.prefix - visual.dropped) < visual.tokens]
-            if own:
-                yield f"image.object.{k}", tokens[own]
-            k += 1
-
-
-def _unrepeated(text: str, offsets: Offsets, is_image: Held, placeholder: str, name: str) -> Offsets:
-    """Move offsets from the text with repeated placeholders to `text`; image tokens' are void then."""
-    starts = _occurrences(text, placeholder)
-    if not starts:
-        return offsets
-    repeats, rest = divmod(int(is_image.sum()), len(starts))
-    grown = (repeats - 1) * len(placeholder) * np.arange(len(starts) + 1)
-    begins = np.asarray(starts) + grown[:-1]
-    found = offsets[is_image][:: max(repeats, 1)]
-    if rest or not repeats or np.any((found[:, 0] > begins) | (found[:, 1] <= begins)):
-        raise SpanError(f"the image tokens of item {name!r} are not where its {len(starts)} placeholders are")
-    passed = np.searchsorted(begins, offsets[:, 0], side="right")
-    return offsets - grown[passed][:, None]
-
-
-def _occurrences(text: str, word: str) -> list[int]:
-    pieces = np.cumsum([0, *(len(piece) + len(word) for piece in text.split(word)[:-1])])
-    return [int(stop) - len(word) for stop in pieces[1:]]
+def _common_tail(framed: Framed, row: Row) -> tuple[Int[np.ndarray, " tail"], Offsets]:
+    """Give the positions of the tokens that row and plain text end with alike, and their trimmed character ranges."""
+    positions = np.flatnonzero(row.real)
+    n = min(len(positions), len(row.plain_ids))
+    differ = np.flatnonzero(row.ids[positions[len(positions) - n :]] != row.plain_ids[len(row.plain_ids) - n :])
+    n -= int(differ[-1]) + 1 if len(differ) else 0
+    ranges = row.offsets[len(row.offsets) - n :]
+    starts = ranges[0, 0] if n else len(framed.text)
+    lost = [mark.name for mark in framed.marks if framed.text[mark.start : min(mark.stop, starts)].strip()]
+    if lost:
+        raise SpanError(f"item {row.name!r}: the processor changes the text of {', '.join(dict.fromkeys(lost))}")
+    inked = ranges[:, 1] > ranges[:, 0]
+    return positions[len(positions) - n :][inked], _trimmed(framed.text, ranges[inked])
 
 
 def _trimmed(text: str, ranges: Offsets) -> Offsets:
@@ -98,14 +82,16 @@ def _trimmed(text: str, ranges: Offsets) -> Offsets:
     return trimmed
 
 
-def _first_answer(marks: Sequence[Mark], held: dict[str, Held], ranges: Offsets, real: Held, name: str) -> int:
+def _first_answer(
+    marks: Sequence[Mark], held: dict[str, Held], positions: Int[np.ndarray, " tail"], ranges: Offsets, row: Row
+) -> int:
     """Give the position of the first answer token, or without answer the one after the last token."""
     answer = next((mark for mark in marks if mark.name == "answer"), None)
     if answer is None:
-        return int(np.flatnonzero(real)[-1]) + 1
+        return int(np.flatnonzero(row.real)[-1]) + 1
     if not held["answer"].any():
-        raise SpanError(f"the answer of item {name!r} has no tokens")
+        raise SpanError(f"the answer of item {row.name!r} has no tokens")
     first = int(np.flatnonzero(held["answer"])[0])
-    if ranges[first, 0] < answer.start:
-        raise SpanError(f"the answer of item {name!r} shares its first token with the end of the prompt")
+    if ranges[np.searchsorted(positions, first), 0] < answer.start:
+        raise SpanError(f"the answer of item {row.name!r} shares its first token with the end of the prompt")
     return first

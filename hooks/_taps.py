@@ -1,8 +1,8 @@
-"""Hooks on modules, in a fixed order: what completes a value, what edits it, what reads it.
+"""What is to happen at the places of a model, in a fixed order: what completes a value, what edits it, what reads it.
 
 All that seamscope does at one place of a model goes through one tap, so the order does not depend on which
-context manager was entered first: a capture always sees the patched value. A tap stands before the hooks that
-transformers installs lazily to record hidden states (LLaVA's projector reads from those), so they see it too.
+context manager was entered first: a capture always sees the patched value. Taps only say what is to happen; an
+engine makes it happen.
 """
 
 from __future__ import annotations
@@ -11,23 +11,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
+    from seamscope.hooks._batch import Batch
+    from seamscope.hooks._engine import Engine
 
-Edit = Callable[[Tensor], Tensor]
-Read = Callable[[Tensor], None]
+    # A function of `_moves` with its data bound: it gives the tensor that takes the passing one's place, or None.
+    Move = Callable[[Tensor], Tensor | None]
+    # Binds the data of one batch; None where the model is run without one.
+    Maker = Callable[[Batch | None], list[Move]]
 
 
 class Phase(IntEnum):
-    """When something happens to a value, within one tap."""
+    """When something happens to a value, within one tap.
+
+    The first three in the pass over the prompt, in this order; STEP in every later pass of `generate`.
+    """
 
     COMPLETE = 0
     EDIT = 1
     READ = 2
+    STEP = 3
 
 
 @dataclass(frozen=True)
@@ -44,54 +51,74 @@ class Place:
         object.__setattr__(self, "key", id(self.module))
 
 
-class Taps:
-    """The taps of one model. A tap's hook exists only while something is attached to it."""
+class Moves(NamedTuple):
+    """What happens at one place: in the pass over the prompt, and in each later one."""
 
-    def __init__(self) -> None:
-        self._attached: dict[Place, list[tuple[Phase, Callable[[Tensor], Tensor | None]]]] = {}
-        self._handles: dict[Place, RemovableHandle] = {}
+    prompt: list[Move]
+    later: list[Move]
+
+
+class Taps:
+    """The taps of one model, and what they do with the batch that is running."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._attached: dict[Place, list[tuple[Phase, Maker]]] = {}
+        self._bound: dict[Place, Moves] = {}
+        self.reading = True
 
     @contextmanager
-    def attach(self, place: Place, phase: Phase, action: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Let `action` see the value at `place`, and replace it where the action gives a tensor."""
-        entry = (phase, action)
+    def attach(self, place: Place, phase: Phase, make: Maker) -> Iterator[None]:
+        """Let the moves that `make` gives for a batch act on the value at `place`."""
+        entry = (phase, make)
+        if place not in self._attached:
+            self._engine.open(place, self)
         self._attached.setdefault(place, []).append(entry)
         self._attached[place].sort(key=lambda each: each[0])
-        if place not in self._handles:
-            self._handles[place] = self._install(place)
         try:
             yield
         finally:
             self._attached[place].remove(entry)
             if not self._attached[place]:
-                self._handles.pop(place).remove()
                 del self._attached[place]
+                self._engine.close(place)
 
-    def _install(self, place: Place) -> RemovableHandle:
-        if place.side == "out":
-            hook = self._output_hook(place)
-            return place.module.register_forward_hook(hook, prepend=True)
-        return place.module.register_forward_pre_hook(self._input_hook(place), with_kwargs=True)
+    @contextmanager
+    def bound(self, batch: Batch) -> Iterator[None]:
+        """Bind all moves to a batch; whatever is wrong with it is raised here, before the model runs."""
+        self._bound = {place: self._bind(place, batch) for place in self._attached}
+        try:
+            yield
+        finally:
+            self._bound = {}
 
-    def _pass(self, place: Place, value: Tensor) -> Tensor:
-        for _, action in self._attached[place]:
-            new = action(value)
-            value = value if new is None else new
-        return value
+    def moves(self, place: Place) -> Moves:
+        """Give what is to happen at a place; without a running batch, what can be said without one."""
+        return self._bound[place] if place in self._bound else self._bind(place, None)
 
-    def _output_hook(self, place: Place) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            if not isinstance(output, tuple):  # a decoder layer gives a tensor: output[0] would be a batch row
-                return self._pass(place, output)
-            value = self._pass(place, output[place.item])
-            return (*output[: place.item], value, *output[place.item + 1 :])
+    def now(self, place: Place) -> list[Move]:
+        """Give what is to happen at a place in the pass that is running."""
+        moves = self.moves(place)
+        return moves.prompt if self.reading else moves.later
 
-        return hook
+    def _bind(self, place: Place, batch: Batch | None) -> Moves:
+        made = [(phase, move) for phase, make in self._attached[place] for move in make(batch)]
+        prompt = [move for phase, move in made if phase is not Phase.STEP]
+        return Moves(prompt, [move for phase, move in made if phase is Phase.STEP])
 
-    def _input_hook(self, place: Place) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if place.argument in kwargs:
-                return args, {**kwargs, place.argument: self._pass(place, kwargs[place.argument])}
-            return (self._pass(place, args[0]), *args[1:]), kwargs
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where something is to happen."""
+        return tuple(self._attached)
 
-        return hook
+    def __contains__(self, module: nn.Module) -> bool:
+        """Whether something is to happen at a module."""
+        return any(place.module is module for place in self._attached)
+
+
+def through(value: Tensor, moves: list[Move]) -> Tensor:
+    """Let moves act on a tensor one after the other."""
+    for move in moves:
+        new = move(value)
+        value = value if new is None else new
+    return value

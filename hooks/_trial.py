@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from seamscope.hooks._capture import Activations, capture
@@ -38,14 +37,14 @@ class Trial:
 
 
 def run_trial(vlm: Vlm) -> Trial:
-    """Run the two prompts; sites are captured in a few layers only: first, middle, last, and those read."""
+    """Run the two prompts; in the decoder, sites are captured in its first, middle and last layers only."""
     batch = vlm.encode([prompt(vlm, 4, image=number) for number in (0, 1)])
-    layers, tower = _some(vlm.n_layers), {*_some(vlm.n_vision_layers), *vlm.vision_read_layers}
-    kept = {f"lm.{layer}." for layer in layers} | {f"vision.{layer}." for layer in tower}
-    sites = tuple(site for site in vlm.sites if site.count(".") == 1 or any(site.startswith(each) for each in kept))
+    layers = _some(vlm)
+    kept = (*(f"lm.{layer}." for layer in layers), "vision.")
+    sites = tuple(site for site in vlm.sites if site.count(".") == 1 or site.startswith(kept) or site in vlm.routes)
     logits = vlm.forward(batch)
-    with torch.inference_mode(), capture(vlm, sites) as acts:
-        out = vlm.model(**batch.inputs, use_cache=False, output_hidden_states=True)
+    with capture(vlm, sites) as acts:
+        out = vlm.run(batch, output_hidden_states=True)
     return Trial(vlm, batch, logits, out.logits, sites, acts, out.hidden_states, layers)
 
 
@@ -56,12 +55,15 @@ def prompt(vlm: Vlm, n_words: int, *, image: int | None) -> Prompt:
     return Prompt(segments=(segment,), pictures=pictures)
 
 
-def _some(n: int) -> tuple[int, ...]:
-    return tuple(sorted({0, n // 2, n - 1}))
+def _some(vlm: Vlm) -> tuple[int, ...]:
+    n = vlm.n_layers
+    crossed = [layer for layer, parts in enumerate(vlm.anatomy.layers) if parts.crossed]
+    return tuple(sorted({0, n // 2, n - 1, *crossed[:1]}))
 
 
 def _noise(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    """Wide enough that a tower with windows has more than one of them."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (112, 168, 3), dtype=np.uint8))
 
 
 def _words(vlm: Vlm) -> list[str]:

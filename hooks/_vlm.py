@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
-from seamscope.hooks._encode import Encoder, named_prompts
+from seamscope.hooks._anatomy import anatomy_of
+from seamscope.hooks._encode import Encoder, device_of, named_prompts
+from seamscope.hooks._engine import TorchEngine, require_here
 from seamscope.hooks._errors import RunError, SpanError, choose
-from seamscope.hooks._families import anatomy_of
-from seamscope.hooks._points import Point, point_of, require_weights
+from seamscope.hooks._points import Point, kinds_of, point_of, require_weights
 from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites, sites_of
+from seamscope.hooks._steps import Fed
 from seamscope.hooks._wiring import Wiring
 
 if TYPE_CHECKING:
@@ -23,33 +27,68 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from seamscope.hooks._batch import Batch, Padding
-    from seamscope.hooks._families import Family
+    from seamscope.hooks._engine import Engine
     from seamscope.hooks._prompt import Prompt, Promptable
+    from seamscope.hooks.families import Family
+
+# Plain greedy decoding; None takes away what a checkpoint may ask for.
+PLAIN: Final[Mapping[str, Any]] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "use_cache": True,
+    "min_length": 0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    **dict.fromkeys(("min_new_tokens", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id")),
+}
 
 
 class Vlm:
     """A model, its processor, and the names of its sites; made by `load_vlm`.
 
-    `model` and `processor` are the transformers objects, `family` the name of the model's family.
+    `model` and `processor` are the transformers objects, `family` says what the model's family does differently.
     """
 
-    def __init__(self, *, name: str, model: Any, processor: Any, family: Family) -> None:
+    def __init__(self, *, name: str, model: Any, processor: Any, family: Family, engine: Engine | None = None) -> None:
         self.name = name
         self.model = model
         self.processor = processor
-        self.family = family.name
+        self.family = family
         self.anatomy = anatomy_of(model, family)
-        self.wiring = Wiring()
+        self.engine: Engine = TorchEngine(model) if engine is None else engine
+        self.wiring = Wiring(self.engine)
 
     def __repr__(self) -> str:
         size = f"{self.n_vision_layers} vision and {self.n_layers} decoder layers of width {self.d_model}"
-        return f"Vlm({self.name!r}, {self.family}, {size}, {self.dtype}, {self.device})"
+        return f"Vlm({self.name!r}, {self.family.name}, {size}, {self.dtype}, {self.device})"
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Every site of this model, in forward order; `lm.L.pattern` under eager attention only."""
-        missing = () if self.attn_implementation == "eager" else ("pattern",)
-        return sites_of(n_vision_layers=self.n_vision_layers, n_layers=self.n_layers, missing=missing)
+        kinds = [kinds_of(self.anatomy, layer, self.attn_implementation) for layer in range(self.n_layers)]
+        return sites_of(n_vision_layers=self.n_vision_layers, lm=kinds)
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The sites by which images come to the decoder; nothing else does it."""
+        return ("projector.out", *(f"lm.{layer}.deepstack" for layer in range(len(self.anatomy.deepstack))))
+
+    def entering(self, layer: int) -> tuple[str, ...]:
+        """The routes by which images still come to the decoder in `layer` or after it, past its residual stream."""
+        crossed = any(each.crossed for each in self.anatomy.layers[layer:])
+        late = [f"lm.{each}.deepstack" for each in range(layer, len(self.anatomy.deepstack))]
+        return (*(["projector.out"] if crossed else []), *late)
+
+    def unembed(self, stream: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any vocab"]:
+        """The logits that a residual stream after the last layer gives: normed once, projected, and soft-capped."""
+        require_here(self.engine, "unembed")
+        return self.cap(self.anatomy.head(self.anatomy.norm(stream)))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Bound the head's output (`lm.logits`) as the model does, where it does; the model's logits otherwise."""
+        most = getattr(self._text_config, "final_logit_softcapping", None)
+        return logits if most is None else torch.tanh(logits / most) * most
 
     @property
     def n_layers(self) -> int:
@@ -60,11 +99,6 @@ class Vlm:
     def n_vision_layers(self) -> int:
         """How many layers the vision tower has."""
         return len(self.anatomy.tower_layers)
-
-    @property
-    def vision_read_layers(self) -> tuple[int, ...]:
-        """The tower layers that the projector reads (-1: the tower's embedding); later ones are idle."""
-        return self.anatomy.family.read_layers(self.model.config)
 
     @property
     def n_heads(self) -> int:
@@ -78,8 +112,8 @@ class Vlm:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the token embeddings."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        """Where inputs go: the device on which the token embeddings are looked up."""
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,9 +129,9 @@ class Vlm:
     def _text_config(self) -> Any:
         return self.model.config.get_text_config()
 
-    @property
+    @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self.processor, self.anatomy.family, self.model.config, self.device)
+        return Encoder(self.model, self.processor, self.family)
 
     def expand(self, patterns: str | Site | Iterable[str | Site]) -> tuple[str, ...]:
         """Resolve names and globs such as `lm.*.resid_post`, in forward order; `SiteError` if unknown."""
@@ -116,16 +150,17 @@ class Vlm:
         return {name: self._shape(Site.parse(name)) for name in self.sites}
 
     def _shape(self, site: Site) -> tuple[int | str, ...]:
-        if site.stack == "vision":
-            return ("image", "patch", int(self.model.config.vision_config.hidden_size))
-        if site.stack == "projector":
-            return ("image", "patch", self.d_model)
+        if site.visual:
+            return ("patches", self.anatomy.tower_width if site.stack == "vision" else self.d_model)
         special: Mapping[str, tuple[int | str, ...]] = {
-            "head_z": ("batch", "pos", self.n_heads, self.anatomy.head_width(self.n_heads)),
+            "head_z": ("batch", "pos", self.n_heads, self._head_width(site)),
             "pattern": ("batch", self.n_heads, "query", "key"),
             "logits": ("batch", "pos", int(self._text_config.vocab_size)),
         }
         return special.get(site.kind, ("batch", "pos", self.d_model))
+
+    def _head_width(self, site: Site) -> int:
+        return self.anatomy.layers[site.layer or 0].head_width(self.n_heads)
 
     def encode(
         self,
@@ -147,8 +182,13 @@ class Vlm:
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
         """Run the model and give its logits, under inference mode and without a cache."""
+        return self.run(batch, pick="logits")  # type: ignore[no-any-return]
+
+    def run(self, batch: Batch, *, pick: str | None = None, **options: Any) -> Any:
+        """Do as `forward` does, with options of the model's own; give its whole output, or the element `pick` of it."""
+        given = {**batch.inputs, **batch.extra, "use_cache": False, **options}
         with self._running(batch):
-            return self.model(**batch.inputs, use_cache=False).logits  # type: ignore[no-any-return]
+            return self.engine.run("__call__", given, self.wiring.taps, pick)
 
     def score(self, batch: Batch) -> Score:
         """Rate each item's answer, teacher-forced, its end included.
@@ -159,8 +199,8 @@ class Vlm:
         kept, column = torch.unique(positions - 1, return_inverse=True)
         if self._head_is_hooked:
             kept, column = torch.arange(batch.width), positions - 1
-        with self._running(batch):
-            logits = self.model(**batch.inputs, use_cache=False, logits_to_keep=kept.to(self.device)).logits
+        logits = self.run(batch, pick="logits", logits_to_keep=kept.to(self.device))
+        with torch.inference_mode():
             rows, column, positions = (index.to(logits.device) for index in (rows, column, positions))
             targets = batch.inputs["input_ids"].to(logits.device)[rows, positions]
             return Score.of(logits[rows, column], targets, rows, len(batch))
@@ -168,35 +208,43 @@ class Vlm:
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Continue each prompt greedily until the end-of-sequence token; give the new texts, stripped.
 
-        Hooks act on the pass over the prompt only. Raises `RunError` for rows padded on the right or with
-        answers.
+        Decoding is plain: what a checkpoint's generation settings say of sampling and penalties is left out. Patches
+        and knockouts act on the pass over the prompt only; `capture` also has the span `generated`. Raises `RunError`
+        for rows padded on the right or with answers.
         """
         if "answer" in batch.span_names:
             raise RunError("this batch already holds answers; encode it without them to generate")
         if batch.padding == "right" and not batch.inputs["attention_mask"].all():
             raise RunError("rows padded on the right cannot be continued; encode(..., padding='left')")
-        tokenizer, config = self.processor.tokenizer, self.model.generation_config
-        settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        settings["eos_token_id"] = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
-        settings |= {
-            "pad_token_id": tokenizer.pad_token_id,
-            "max_new_tokens": max_new_tokens,
-            "use_cache": True,
-        }
-        if self._head_is_hooked:
-            settings["logits_to_keep"] = 0  # every position, where a hook expects them
-        with self._running(batch), self._counting_passes():
-            tokens = self.model.generate(**batch.inputs, **settings)
-        texts = self.processor.batch_decode(tokens[:, batch.width :], skip_special_tokens=True)
+        every = {"logits_to_keep": 0} if self._head_is_hooked else {}  # every position, where a hook expects them
+        with self._greedy() as settings, self._running(batch, generating=True), self._counting_passes():
+            given = {**batch.inputs, **every, **settings, "max_new_tokens": max_new_tokens}
+            new = self.engine.run("generate", given, self.wiring.taps)[:, batch.width :]
+            self.wiring.fed = Fed.of(new, torch.tensor(settings["eos_token_id"]))
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    @contextmanager
+    def _greedy(self) -> Iterator[dict[str, Any]]:
+        """Put plain greedy decoding for what the checkpoint asks for: sampling, penalties, forced tokens.
+
+        Gives it as keywords, too: a model that is elsewhere keeps its configuration, which these outdo.
+        """
+        before, tokenizer = self.model.generation_config, self.processor.tokenizer
+        end = before.eos_token_id if before.eos_token_id is not None else tokenizer.eos_token_id
+        self.model.generation_config = GenerationConfig()
+        try:
+            yield {**PLAIN, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
+        finally:
+            self.model.generation_config = before
 
     @property
     def _head_is_hooked(self) -> bool:
-        return bool(self.anatomy.head._forward_hooks)
+        return self.anatomy.head in self.wiring.taps
 
     @contextmanager
-    def _running(self, batch: Batch) -> Iterator[None]:
-        with torch.inference_mode(), self.wiring.running(batch):
+    def _running(self, batch: Batch, *, generating: bool = False) -> Iterator[None]:
+        with torch.inference_mode(), self.wiring.running(batch, generating=generating):
             yield
 
     @contextmanager

@@ -118,7 +118,7 @@ def test_it_works(fresh: Path, tmp_path: Path) -> None:
     assert "cards.sort" in json.loads(call(program, "tasks", "--json", cwd=tmp_path))
     found = json.loads(call(program, "doctor", "organism", "--json", cwd=tmp_path).splitlines()[-1])
     assert found["healthy"] is True
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["doctor.organism.png"]  # the overlay
 
 
 def test_its_report_can_be_drawn(fresh: Path, tmp_path: Path) -> None:

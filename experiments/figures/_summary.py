@@ -106,7 +106,9 @@ def _lane(
 
 
 def _effects(ax: Axes, table: pd.DataFrame, depth: Depth, row: int, *, name: str) -> None:
-    table = table[table.target_site.map(lambda site: site in depth) & table.normalised.notna()]
+    table = table[np.array([site in depth for site in table.target_site], dtype=bool) & table.normalised.notna()]
+    if table.empty:  # a decoder without tokens of the image has nothing to patch there
+        return
     table = table.assign(x=table.target_site.map(depth.x)).sort_values("x")
     bottom, top = row + DIRECT[1] - 0.05, row + DIRECT[0] + 0.05
     y = bottom + (top - bottom) * table.normalised.clip(0, 1)

@@ -90,6 +90,11 @@ class Cards(GeneratedTask[Hand]):
     def solve(self, scene: Hand) -> str:
         """The answer, in canonical form."""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Neither order nor sum depends on suits."""
+        return ("card.*.rank", "lowest", "sum")
+
     def variables(self, scene: Hand) -> dict[str, tuple[str, str]]:
         """Rank and suit of the first three cards."""
         labels: dict[str, tuple[str, str]] = {}

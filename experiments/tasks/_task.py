@@ -46,6 +46,11 @@ class Task(ABC):
         """The most new tokens an answer may take, by profile; the same under every condition."""
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The variables that the answer depends on, as globs: the rest may be dropped on the way without a loss."""
+        return ("*",)
+
+    @property
     def size(self) -> int | None:
         """How many items there are; `None` where they never run out."""
         return None

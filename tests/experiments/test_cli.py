@@ -22,7 +22,7 @@ from seamscope.experiments._options import emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
 STUDY_COMMANDS = ("gap", "capture", "probe", "patch", "locate")
-COMMANDS = (*STUDY_COMMANDS, "demo", "report", "doctor", "tasks", "tasks show")
+COMMANDS = (*STUDY_COMMANDS, "demo", "report", "doctor", "families", "tasks", "tasks show")
 RECORD = {"image": "a.png", "question": "Sort them.", "intermediate": ["5", "ace"], "answer": "5 ace"}
 TINY = ("--sites", "lm.0.resid_post", "--spans", "last", "--n", "6", "--batch-size", "1")
 

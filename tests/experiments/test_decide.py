@@ -39,7 +39,8 @@ HEALTHY_ROUTE = Facts(
         ({"reading": (0, 0, 0, 0, 0.9, 0.9), "earlier": 0.8}, "too_late", 4),
         ({"reading": (0, 0, 0, 0, 0.9, 0.9), "earlier": 0.0}, "not_used", 4),
         ({"text_needs": (0.05, 0.0, 0.0, 0.0, 0.0, 0.0)}, "cannot_tell", None),
-        ({"tower": math.nan}, "cannot_tell", None),
+        ({"tower": math.nan, "projector": 0.1}, "cannot_tell", None),
+        ({"tower": math.nan}, "not_used", 1),  # a model without a tower, whose projector has it
         ({"projector": math.nan}, "cannot_tell", None),
         ({"image": (math.nan,)}, "cannot_tell", None),
         ({"reading": (math.nan,)}, "cannot_tell", None),
@@ -58,17 +59,17 @@ def test_layer_zero_is_a_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fact", "below", "above"),
+    ("name", "fact", "below", "above", "given"),
     [
-        ("gap", "gap", "none", "not_used"),
-        ("skill", "oracle", "text_skill", "not_used"),
-        ("most", "unreadable", "not_used", "format"),
-        ("there", "tower", "not_encoded", "not_used"),
-        ("there", "projector", "lost_in_projector", "not_used"),
+        ("gap", "gap", "none", "not_used", {}),
+        ("skill", "oracle", "text_skill", "not_used", {}),
+        ("most", "unreadable", "not_used", "format", {}),
+        ("there", "tower", "not_encoded", "lost_in_projector", {"projector": 0.1}),
+        ("there", "projector", "lost_in_projector", "not_used", {}),
     ],
 )
-def test_every_threshold_decides(name: str, fact: str, below: str, above: str) -> None:
+def test_every_threshold_decides(name: str, fact: str, below: str, above: str, given: dict[str, float]) -> None:
     limits = Thresholds()
     edge = getattr(limits, name)
     for value, locus in ((edge - 0.01, below), (edge + 0.01, above)):
-        assert decide(replace(HEALTHY_ROUTE, **{fact: value}), limits).locus == locus
+        assert decide(replace(HEALTHY_ROUTE, **given, **{fact: value}), limits).locus == locus

@@ -7,7 +7,8 @@ import pytest
 
 from seamscope.activations import open_store
 from seamscope.experiments import Run, Settings, Study
-from seamscope.experiments._probing import item_hits, object_of, shared_targets
+from seamscope.experiments._probing import _kind, item_hits, object_of, shared_targets
+from seamscope.experiments.tasks import CardsSum
 
 SITES = ("vision.3.resid_post", "projector.out", "lm.0.resid_post", "lm.4.resid_post", "lm.7.resid_post")
 
@@ -62,6 +63,10 @@ def test_item_hits_average_back_to_the_table(study: Study) -> None:
     chosen = hits[(hits.condition == "direct") & (hits.site == "lm.4.resid_post") & (hits.span == "objects")]
     rows = study.probes[(study.probes.condition == "direct") & (study.probes.site == "lm.4.resid_post")]
     rows = rows[rows.span.str.startswith("image.object")]
+    suits = rows.target.str.endswith("suit")
+    details = chosen[chosen.kind == "detail"]
+    assert details.correct.mean() == pytest.approx(rows[suits].accuracy.mean(), abs=0.01)
+    chosen, rows = chosen[chosen.kind == "object"], rows[~suits]
     assert chosen.correct.mean() == pytest.approx(rows.accuracy.mean(), abs=0.01)
     assert len(chosen) == 80
 
@@ -94,3 +99,9 @@ def test_hits_of_an_answer_are_kept_apart() -> None:
     hits = item_hits(grid)
     assert list(hits[hits.kind == "answer"].correct) == [1, 0]
     assert list(hits[hits.kind == "object"].correct) == [1, 1]
+
+
+def test_hits_of_what_no_answer_depends_on_are_kept_apart() -> None:
+    assert CardsSum().needs == ("card.*.rank", "lowest", "sum")
+    kinds = {name: _kind(name, CardsSum().needs) for name in ("card.0.rank", "card.2.suit", "sum")}
+    assert kinds == {"card.0.rank": "object", "card.2.suit": "detail", "sum": "answer"}

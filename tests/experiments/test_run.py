@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from seamscope.experiments import Run, Settings
-from seamscope.experiments._run import check_place, partial_of, read_settings, replacing, settings_of
+from seamscope.experiments._run import UNCOUNTED, check_place, partial_of, read_settings, replacing, settings_of
 from seamscope.hooks import RunError
 
 TABLE = pd.DataFrame(
@@ -30,7 +33,21 @@ def never() -> pd.DataFrame:
     raise AssertionError("a finished table was made again")
 
 
+SAYINGS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["nan", "\r", "a\x00b", r"\x41", "\\"])
+
+
 class TestTables:
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(SAYINGS, min_size=1, max_size=4))
+    @example(["$L\r$L", "L\x00", "nan", r"\x0d"])
+    def test_whatever_a_model_says_is_read_as_it_was(self, said: list[str]) -> None:
+        table = pd.DataFrame({"said": said, "output": said[::-1], "value": range(len(said))})
+        with TemporaryDirectory() as folder:
+            read = Run(Path(folder) / "a", Settings()).table("x", lambda: table)
+        assert read.said.tolist() == said
+        assert read.output.tolist() == said[::-1]
+        assert read.value.tolist() == list(range(len(said)))
+
     def test_opening_writes_nothing(self, tmp_path: Path) -> None:
         run = Run(tmp_path / "a", Settings())
         assert not run.has("x.csv")
@@ -99,11 +116,11 @@ class TestSettings:
         assert "not ('last',)" in told
         assert told.endswith("choose another --out, or repeat that run's options to continue it")
 
-    def test_the_batch_size_does_not_count(self, tmp_path: Path) -> None:
+    def test_the_batch_size_and_the_engine_do_not_count(self, tmp_path: Path) -> None:
         Run(tmp_path, Settings(batch_size=2)).path("x")
-        assert Run(tmp_path, Settings(batch_size=3)).has("run.json")
+        assert Run(tmp_path, Settings(batch_size=3, engine="nnsight")).has("run.json")
 
-    @pytest.mark.parametrize("changed", [name for name in asdict(Settings()) if name != "batch_size"])
+    @pytest.mark.parametrize("changed", [name for name in asdict(Settings()) if name not in UNCOUNTED])
     def test_everything_else_counts(self, tmp_path: Path, changed: str) -> None:
         Run(tmp_path, Settings()).path("x")
         held = json.loads((tmp_path / "run.json").read_text())

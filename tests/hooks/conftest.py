@@ -27,7 +27,7 @@ from transformers import (
 
 from seamscope.hooks import Box, Picture, Prompt, Segment, Vlm, load_vlm
 from seamscope.hooks._encode import Encoder
-from seamscope.hooks._families import LLAVA
+from seamscope.hooks.families import family_of
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
@@ -156,8 +156,9 @@ def make_config(kind: str, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 
 def make_encoder(kind: str, tokenizer: PreTrainedTokenizerFast, template: str = TEMPLATE) -> Encoder:
-    processor, config = make_processor(kind, tokenizer, template), make_config(kind, tokenizer)
-    return Encoder(processor, LLAVA, config, torch.device("cpu"))
+    config = make_config(kind, tokenizer)
+    model = LlavaForConditionalGeneration(config)
+    return Encoder(model, make_processor(kind, tokenizer, template), family_of(config))
 
 
 def build_checkpoint(folder: Path, kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:

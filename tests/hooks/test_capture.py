@@ -112,7 +112,7 @@ def test_only_the_rows_of_a_span_are_copied_and_no_view_keeps_the_rest_alive(eag
 
 def test_captured_tensors_are_copies_and_ordinary_ones(vlm: Vlm, prompts):
     batch = vlm.encode(prompts)
-    handle = vlm.anatomy.layers[0].register_forward_hook(lambda module, args, output: (output.zero_(), None)[1])
+    handle = vlm.anatomy.layers[0].block.register_forward_hook(lambda module, args, output: (output.zero_(), None)[1])
     with held(handle), capture(vlm, "lm.0.resid_post") as acts:
         vlm.forward(batch)
     assert acts["lm.0.resid_post"].abs().sum() > 0
@@ -218,7 +218,7 @@ def test_nothing_remains_after_success_or_an_error_in_the_model(each: Vlm, promp
     with capture(each, "*", spans="image"):
         each.forward(batch)
     assert footprint(each) == before
-    handle = each.anatomy.layers[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    handle = each.anatomy.layers[2].block.register_forward_pre_hook(lambda *_: 1 / 0)
     with held(handle), pytest.raises(ZeroDivisionError), capture(each, "*"):
         each.forward(batch)
     assert footprint(each) == before

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from seamscope.hooks import ModelError, Prompt, RunError, SpanError, Vlm
+from seamscope.hooks import Box, ModelError, Prompt, RunError, Site, SpanError, Vlm, load_vlm
+from seamscope.hooks.families._rules import plain_views
 
-from .conftest import ask, make_encoder, picture, word_tokenizer
+from .conftest import ask, picture
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,81 @@ def test_arguments_that_do_not_fit_are_refused(vlm: Vlm, arguments, message):
         vlm.encode(items, **arguments)
 
 
-def test_a_tokenizer_without_offsets_is_refused():
-    encoder = make_encoder("siglip", word_tokenizer())
+def test_a_tokenizer_without_offsets_is_refused(vlm: Vlm, monkeypatch):
+    monkeypatch.setattr(type(vlm.processor.tokenizer), "is_fast", property(lambda self: False))
+    with pytest.raises(
+        ModelError, match=f"{type(vlm.processor.tokenizer).__name__} gives no character offsets; a fast"
+    ):
+        vlm.encode([ask("red")])
 
-    class Slow:
-        is_fast = False
 
-    encoder.processor.tokenizer = Slow()
-    encoder.processor.tokenizer.bos_token = None
-    with pytest.raises(ModelError, match="Slow gives no character offsets"):
-        encoder._process([], [], "left")
+def test_a_plain_model_needs_nothing_besides(each: Vlm, prompts):
+    assert each.encode(prompts).extra == {}
+
+
+def counting(vlm: Vlm, sizes: list[int]) -> Vlm:
+    """The same model, of a family that notes for how many pictures it is asked about a ramp."""
+
+    def views(model, processor, inputs, n):
+        sizes.append(n)
+        return plain_views(model, processor, inputs, n)
+
+    return Vlm(name="x", model=vlm.model, processor=vlm.processor, family=replace(vlm.family, views=views))
+
+
+def test_a_picture_of_a_size_is_looked_at_once(vlm: Vlm):
+    asked: list[int] = []
+    model = counting(vlm, asked)
+    for seed in range(3):
+        model.encode([ask("red", picture(seed)), ask("ace", picture(9)), ask("one")])
+    assert asked == [1]
+    model.encode([ask("red", picture(1), picture(2))])
+    assert asked == [1, 2]
+    model.encode([ask("red", picture(1, size=(30, 20)))])
+    assert asked == [1, 2, 1]
+
+
+def test_pictures_in_one_batch_may_have_different_sizes(vlm: Vlm):
+    """Boxes are in the pixels of each: the right half of one, the upper half of the other."""
+    right, upper = Box(left=40, top=0, right=60, bottom=30), Box(left=0, top=0, right=24, bottom=16)
+    both = ask("red", picture(1, size=(60, 30), boxes=(right,)), picture(2, size=(24, 48), boxes=(upper,)))
+    batch = vlm.encode([ask("ace"), both])
+    image = batch.spans[1]["image"]
+    assert batch.spans[1]["image.object.0"].tolist() == image[[2, 5, 8]].tolist()
+    assert batch.spans[1]["image.object.1"].tolist() == image[[9, 10, 11]].tolist()
+
+
+def test_inputs_take_the_precision_of_the_model(siglip_folder: Path, prompts):
+    vlm = load_vlm(siglip_folder, device="cpu", dtype="bfloat16", check=False)
+    batch = vlm.encode(prompts)
+    assert batch.inputs["pixel_values"].dtype == torch.bfloat16
+    assert {batch.inputs[key].dtype for key in ("input_ids", "position_ids", "attention_mask")} == {torch.int64}
+
+
+def test_a_family_that_cannot_mix_rows_refuses_to(vlm: Vlm, prompts):
+    apart = Vlm(name="x", model=vlm.model, processor=vlm.processor, family=replace(vlm.family, mixed_rows=False))
+    assert len(apart.encode(prompts[:2])) == 2
+    assert len(apart.encode(prompts[2:])) == 1
+    message = "LLaVA 1.5 sees blank pictures where a prompt has fewer than another .* with 0 and 1 and 2 pictures apart"
+    with pytest.raises(RunError, match=message):
+        apart.encode([*prompts, ask("red", picture(1), picture(2))])
+
+
+def test_positions_that_a_family_gives_go_to_the_model_with_whatever_else_it_needs(vlm: Vlm):
+    def extra(model, inputs):
+        return {"position_ids": inputs["input_ids"] * 0, "pixel_weights": torch.ones(1)}
+
+    odd = Vlm(name="x", model=vlm.model, processor=vlm.processor, family=replace(vlm.family, extra=extra))
+    batch = odd.encode([ask("red card")])
+    assert batch.inputs["position_ids"].tolist() == [[0] * batch.width]
+    assert list(batch.extra) == ["pixel_weights"]
+
+
+def test_spans_tell_where_they_are(each: Vlm, prompts):
+    batch = each.encode(prompts)
+    assert batch.has("vision.0.resid_post", "image.object.1")
+    assert batch.has(Site("projector", "out"), "image")
+    assert batch.has("lm.0.mlp_out", "question")
+    assert not batch.has("vision.0.resid_post", "question")
+    assert not batch.has("lm.0.mlp_out", "intermediate")
+    assert not each.encode(prompts[2:]).has("projector.out", "image")

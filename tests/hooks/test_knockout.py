@@ -58,7 +58,7 @@ def test_eager_and_sdpa_agree(vlm: Vlm, eager: Vlm, prompts, padding, layers, qu
 
 def test_without_padding_sdpa_has_no_mask_and_is_cut_all_the_same(vlm: Vlm, eager: Vlm, prompts):
     batch, masks = vlm.encode(prompts[:1]), []
-    attn = vlm.anatomy.layers[0].self_attn
+    attn = vlm.anatomy.layers[0].attn
     hook = attn.register_forward_pre_hook(lambda m, a, k: masks.append(k["attention_mask"]), with_kwargs=True)
     with held(hook):
         plain = vlm.forward(batch)
@@ -143,12 +143,12 @@ def test_configurations_and_hooks_are_put_back(each: Vlm, prompts):
     each.forward(batch)
     before, shared = footprint(each), each.model.config.text_config
     with knockout(each, queries="last", keys="image", layers=[1]):
-        assert each.anatomy.layers[0].self_attn.config is shared
-        assert each.anatomy.layers[1].self_attn.config._attn_implementation == "seamscope"
+        assert each.anatomy.layers[0].attn.config is shared
+        assert each.anatomy.layers[1].attn.config._attn_implementation == "seamscope"
         assert shared._attn_implementation == each.attn_implementation != "seamscope"
         each.forward(batch)
     assert footprint(each) == before
-    hook = each.anatomy.layers[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    hook = each.anatomy.layers[2].block.register_forward_pre_hook(lambda *_: 1 / 0)
     with held(hook), pytest.raises(ZeroDivisionError):
         cut_run(each, batch, "last", "image", range(4))
     assert footprint(each) == before
@@ -213,9 +213,11 @@ def test_every_kind_of_mask_is_cut_the_same(implementation: str, kind: str):
     }
     closed = torch.zeros(2, 1, 5, 5, dtype=torch.bool)
     closed[1, 0, 3, :2] = True
-    got = _restrict(lambda mask: mask & ~closed, masks[kind], query, key, eager=implementation == "eager", causal=True)
+    eager = implementation == "eager"
+    got, blind = _restrict(lambda mask: mask & ~closed, masks[kind], query, key, eager=eager, causal=True)
+    assert not blind.any()
     wanted = (allowed & ~closed).expand(2, 1, 5, 5)
-    if implementation == "eager" or kind == "additive":
+    if eager or kind == "additive":
         assert torch.equal(got.expand(2, 1, 5, 5), torch.zeros(2, 1, 5, 5).masked_fill(~wanted, lowest))
     else:
         assert torch.equal(got.expand(2, 1, 5, 5), wanted)
@@ -226,8 +228,9 @@ def test_a_mask_that_carries_a_bias_keeps_it():
     bias = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     closed = torch.eye(3, dtype=torch.bool)[None, None]
     for eager in (True, False):
-        got = _restrict(lambda allowed: allowed & ~closed, bias, query, key, eager=eager, causal=True)
+        got, blind = _restrict(lambda allowed: allowed & ~closed, bias, query, key, eager=eager, causal=True)
         assert torch.equal(got, bias.masked_fill(closed, torch.finfo(torch.float32).min))
+        assert not blind.any()
 
 
 def test_an_absent_mask_lets_a_single_new_token_see_everything():
@@ -241,5 +244,44 @@ def test_an_absent_mask_lets_a_single_new_token_see_everything():
 def test_an_edit_that_changes_nothing_is_exactly_nothing(each: Vlm, prompts):
     batch = each.encode(prompts)
     plain = each.forward(batch)
-    with edit_attention(each.anatomy.layers[1].self_attn, cut=lambda allowed: None, reweigh=lambda weights: None):
+    with edit_attention(each.anatomy.layers[1].attn, cut=lambda allowed: None, reweigh=lambda weights: None):
         assert torch.equal(each.forward(batch), plain)
+
+
+@pytest.mark.parametrize("kind", ["absent", "boolean", "additive"])
+def test_queries_that_see_nothing_any_more_are_told_from_those_that_never_did(kind: str):
+    """Row 1 has two positions of padding, which may see nothing to begin with."""
+    allowed = torch.ones(4, 4, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+    wanted = torch.tensor([[False, False, True, False]] * 2)
+    if kind != "absent":
+        allowed[1, 0, :, :2] = False
+        wanted = torch.tensor([[False, False, True, False], [False, False, True, False]])
+    additive = torch.zeros(2, 1, 4, 4).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    mask = {"absent": None, "boolean": allowed, "additive": additive}[kind]
+    closed = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    closed[:, 0, 2] = True
+    query = torch.zeros(2, 1, 4, 2)
+    for eager in (True, False):
+        _, blind = _restrict(lambda allowed: allowed & ~closed, mask, query, query, eager=eager, causal=True)
+        assert torch.equal(blind.expand(2, 1, 4)[:, 0], wanted)
+
+
+def test_a_query_that_is_left_nothing_to_see_mixes_in_nothing(each: Vlm):
+    """The softmax alone would spread its weight over all keys; `knockout` itself lets queries keep themselves."""
+    batch = each.encode([ask("red card ?", picture(1)), ask("ace")])
+    last, sites = batch.width - 1, [site for site in each.sites if site.startswith("lm.1.")]
+    closed = torch.zeros(1, 1, batch.width, 1, dtype=torch.bool)
+    closed[:, :, last] = True
+    with capture(each, sites) as plain:
+        each.forward(batch)
+    with (
+        edit_attention(each.anatomy.layers[1].attn, cut=lambda allowed: allowed & ~closed),
+        capture(each, sites) as acts,
+    ):
+        each.forward(batch)
+    assert plain["lm.1.head_z"][:, last].abs().max() > 0
+    assert (acts["lm.1.head_z"][:, last] == 0).all()
+    real = batch.inputs["attention_mask"][:, :last].bool()
+    assert torch.allclose(acts["lm.1.head_z"][:, :last][real], plain["lm.1.head_z"][:, :last][real], atol=1e-6)
+    if "lm.1.pattern" in sites:
+        assert (acts["lm.1.pattern"][:, :, last] == 0).all()

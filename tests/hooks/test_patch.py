@@ -86,7 +86,7 @@ def test_each_branch_of_a_layer_does_what_it_does_by_hand(pair):
     vlm, here, there = pair
     acts, _ = record(vlm, there)
     mine, _ = record(vlm, here)
-    layer = vlm.anatomy.layers[1]
+    layer = vlm.anatomy.layers[1].block
     attn = layer.self_attn.o_proj(acts["lm.1.head_z"].flatten(-2))
     mid = mine["lm.1.resid_pre"] + attn
     by_hand = {
@@ -106,7 +106,7 @@ def test_each_branch_of_a_layer_does_what_it_does_by_hand(pair):
 def test_resid_mid_reaches_the_stream_and_a_hook_on_the_norm_alone_does_not(pair):
     vlm, here, there = pair
     acts, wanted = record(vlm, there)
-    norm = vlm.anatomy.layers[1].post_attention_layernorm
+    norm = vlm.anatomy.layers[1].block.post_attention_layernorm
     with held(norm.register_forward_pre_hook(lambda module, args: (acts["lm.1.resid_mid"],))):
         naive = vlm.forward(here)
     assert not torch.allclose(naive, wanted, atol=1e-2)
@@ -119,7 +119,7 @@ def test_resid_mid_at_a_span_by_hand(pair):
     mine, _ = record(vlm, here)
     with patch(vlm, Patch("lm.1.resid_mid", acts["lm.1.resid_mid", "last"], span="last")):
         got, _ = record(vlm, here)
-    layer, mid = vlm.anatomy.layers[1], mine["lm.1.resid_mid"].clone()
+    layer, mid = vlm.anatomy.layers[1].block, mine["lm.1.resid_mid"].clone()
     for row, (position,) in enumerate(here.positions("last")):
         mid[row, position] = acts["lm.1.resid_mid", "last"].values[row]
     assert torch.equal(got["lm.1.resid_mid"], mid)
@@ -150,7 +150,7 @@ def test_pattern_mixes_the_values_anew_by_hand(eager: Vlm, prompts):
             uniform[row, :, position, positions[: n + 1]] = 1 / (n + 1)
     with patch(eager, Patch("lm.2.pattern", uniform)):
         got, _ = record(eager, batch)
-    layer = eager.anatomy.layers[2]
+    layer = eager.anatomy.layers[2].block
     values = layer.self_attn.v_proj(layer.input_layernorm(mine["lm.2.resid_pre"]))
     values = values.unflatten(-1, (2, 8)).repeat_interleave(2, dim=2)  # each key-value head serves two queries
     z = torch.einsum("bhqk,bkhd->bqhd", uniform, values)
@@ -175,7 +175,7 @@ def test_the_tower_and_the_projector_carry_the_other_image(each: Vlm):
     here, there = (each.encode([ask("red card ?", picture(seed)), ask("ace")]) for seed in (1, 2))
     acts, wanted = record(each, there)
     plain = each.forward(here)
-    (read,) = each.vision_read_layers
+    read = each.model.config.vision_feature_layer % 4 - 1  # it counts hidden states; number 0 enters layer 0
     for layer in range(3):
         got = run(each, here, Patch(f"vision.{layer}.resid_post", acts[f"vision.{layer}.resid_post"]))
         assert torch.equal(got, wanted if layer <= read else plain)
@@ -355,7 +355,7 @@ def test_values_are_moved_to_the_dtype_of_what_they_replace(each: Vlm, prompts, 
 def test_a_replaced_forward_as_of_accelerate_is_patched_all_the_same(vlm: Vlm, prompts, monkeypatch):
     batch = vlm.encode(prompts)
     wanted = run(vlm, batch, Patch("lm.1.resid_mid", torch.zeros_like))
-    for layer in vlm.anatomy.layers:
+    for layer in (each.block for each in vlm.anatomy.layers):
         monkeypatch.setattr(layer, "forward", lambda *a, old=layer.forward, **k: old(*a, **k))
     assert torch.equal(run(vlm, batch, Patch("lm.1.resid_mid", torch.zeros_like)), wanted)
 
@@ -383,7 +383,7 @@ def decode_by_hand(vlm: Vlm, batch: Batch, value: Ragged, n: int) -> list[str]:
             output[row, positions[row]] = tokens
         return output
 
-    with torch.inference_mode(), held(vlm.anatomy.layers[1].register_forward_hook(write)):
+    with torch.inference_mode(), held(vlm.anatomy.layers[1].block.register_forward_hook(write)):
         for _ in range(n):
             token = vlm.model(**inputs, use_cache=False).logits[:, -1].argmax(-1).masked_fill(done, 0)
             done |= token == eos

@@ -5,9 +5,10 @@ import random
 import pytest
 
 from seamscope.hooks import Site, SiteError, Vlm
-from seamscope.hooks._site import expand_sites, sites_of
+from seamscope.hooks._site import LAYER_KINDS, expand_sites, sites_of
 
-SITES = sites_of(n_vision_layers=2, n_layers=12)
+PLAIN = ("resid_pre", "pattern", "head_z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITES = sites_of(n_vision_layers=2, lm=[PLAIN] * 12)
 
 
 def test_every_name_parses_to_itself():
@@ -76,3 +77,50 @@ def test_a_layer_that_the_model_lacks_is_refused_with_the_nearest(vlm: Vlm):
         vlm.expand("lm.4.resid_post")
     with pytest.raises(SiteError, match=r"unknown site 'lm.\*.resid_pots'; nearest: "):
         vlm.expand(["lm.0.resid_pre", "lm.*.resid_pots"])
+
+
+def test_layers_may_differ_in_their_kinds():
+    """As in Mllama, where some layers attend to the image, and in Qwen3-VL, where features are added behind some."""
+    crossing = ("cross_attn_out", "resid_pre", "resid_post")
+    sites = sites_of(n_vision_layers=0, lm=[("resid_post", "deepstack", "resid_pre"), crossing])
+    assert sites == (
+        *("projector.out", "lm.embed"),
+        *("lm.0.resid_pre", "lm.0.resid_post", "lm.0.deepstack"),
+        *("lm.1.resid_pre", "lm.1.cross_attn_out", "lm.1.resid_post"),
+        *("lm.final_norm", "lm.logits"),
+    )
+    assert expand_sites("lm.*.deepstack", sites) == ("lm.0.deepstack",)
+    with pytest.raises(SiteError, match=r"unknown site 'lm.1.deepstack'; nearest: lm.0.deepstack"):
+        expand_sites("lm.1.deepstack", sites)
+
+
+def test_every_kind_has_an_address():
+    for stack, kinds in LAYER_KINDS.items():
+        for kind in kinds:
+            assert Site.parse(f"{stack}.0.{kind}") == Site(stack, kind, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("vision.0.resid_post", "vision"),
+        ("projector.out", "projector"),
+        ("lm.2.deepstack", "projector"),  # a projector's features, on their way to a layer
+        ("lm.2.cross_attn_out", "lm"),
+        ("lm.2.resid_post", "lm"),
+        ("lm.embed", "lm"),
+        ("lm.logits", "lm"),
+    ],
+)
+def test_a_site_tells_whose_tokens_it_holds(name: str, tokens: str):
+    site = Site.parse(name)
+    assert site.tokens == tokens
+    assert site.visual == (tokens != "lm")
+
+
+def test_plain_models_have_neither_cross_attention_nor_deepstack(each: Vlm):
+    kinds = {Site.parse(name).kind for name in each.sites}
+    assert {"cross_attn_out", "deepstack"}.isdisjoint(kinds)
+    assert ("pattern" in kinds) == (each.attn_implementation == "eager")
+    assert each.routes == ("projector.out",)
+    assert [each.entering(layer) for layer in range(4)] == [()] * 4

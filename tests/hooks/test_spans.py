@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from seamscope.hooks import Batch, Box, Prompt, Segment, SpanError
 from seamscope.hooks._encode import Encoder
+from seamscope.hooks._frame import Framed, Mark
+from seamscope.hooks._spans import Row, text_spans
+from seamscope.hooks.families._llava import LLAVA
 
 from .conftest import (
     WORDS,
     ask,
+    make_config,
     make_encoder,
+    make_processor,
     merging_tokenizer,
     picture,
     sentence_tokenizer,
@@ -33,8 +41,13 @@ GROUPS = {
 
 
 @cache
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
+    return TOKENIZERS[name]()
+
+
+@cache
 def encoder(kind: str, tokenizer: str) -> Encoder:
-    return make_encoder(kind, TOKENIZERS[tokenizer]())
+    return make_encoder(kind, tokenizer_of(tokenizer))
 
 
 def encode(kind: str, tokenizer: str, prompts: list[Prompt], padding: str = "left", answers=None) -> Batch:
@@ -69,10 +82,9 @@ def prompts(draw: st.DrawFn) -> Prompt:
     return Prompt(segments=draw(segments()), pictures=(picture(0, size=size, boxes=boxes),) * n_pictures)
 
 
-def spelled(batch: Batch, row: int, kind: str, tokenizer: str) -> list[str]:
+def spelled(batch: Batch, row: int, tokenizer: str) -> list[str]:
     """Give what each token of a row spells on its own."""
-    ids = batch.inputs["input_ids"][row]
-    return [encoder(kind, tokenizer).processor.tokenizer.decode([token]).strip() for token in ids]
+    return [tokenizer_of(tokenizer).decode([token]).strip() for token in batch.inputs["input_ids"][row]]
 
 
 def words_of(prompt: Prompt, span: str) -> list[str]:
@@ -92,7 +104,7 @@ def test_spans_equal_an_independent_count(asked: list[Prompt], padding: str, tok
     answers = answers and answers[: len(asked)]
     batch = encode(kind, tokenizer, asked, padding, answers)
     for row, prompt in enumerate(asked):
-        spans, words = batch.spans[row], spelled(batch, row, kind, tokenizer)
+        spans, words = batch.spans[row], spelled(batch, row, tokenizer)
         for span in ("question", "intermediate", "intermediate.0", "intermediate.1"):
             found = [words[i] for i in spans.get(span, torch.zeros(0, dtype=torch.long)).tolist()]
             assert "".join(found) == "".join(words_of(prompt, span))
@@ -145,7 +157,7 @@ def test_left_and_right_padding_name_the_same_tokens():
 def test_the_space_that_a_token_swallows_does_not_make_it_belong_to_the_segment_before():
     prompt = Prompt(segments=(Segment("red ", ("a",)), Segment("card", ("b",))))
     batch = encode("siglip", "merging", [prompt])
-    token = encoder("siglip", "merging").processor.tokenizer
+    token = tokenizer_of("merging")
     assert [token.decode([i]) for i in batch.inputs["input_ids"][0][batch.spans[0]["b"]]] == [" card"]
     assert [token.decode([i]) for i in batch.inputs["input_ids"][0][batch.spans[0]["a"]]] == [" red"]
 
@@ -153,19 +165,91 @@ def test_the_space_that_a_token_swallows_does_not_make_it_belong_to_the_segment_
 def test_a_segment_named_twice_has_the_tokens_of_both():
     prompt = Prompt(segments=(Segment("red ", ("a",)), Segment("of ", ()), Segment("card", ("a",))))
     batch = encode("siglip", "word", [prompt])
-    assert [spelled(batch, 0, "siglip", "word")[i] for i in batch.spans[0]["a"]] == ["red", "card"]
+    assert [spelled(batch, 0, "word")[i] for i in batch.spans[0]["a"]] == ["red", "card"]
 
 
-def test_an_object_in_a_patch_that_the_model_drops_has_no_tokens_there():
-    """With the tower's first token dropped though it is a patch, the first patch has no image token."""
-    odd = make_encoder("siglip", word_tokenizer())
-    odd.config.vision_feature_select_strategy = "default"
-    odd.processor.vision_feature_select_strategy = "default"
-    boxes = (Box(left=0, top=0, right=8, bottom=8), Box(left=0, top=0, right=16, bottom=8))
-    batch = odd([("x", ask("red", picture(0, boxes=boxes)))], answers=None, condition=None, padding="left")
-    assert len(batch.spans[0]["image"]) == 8
-    assert "image.object.0" not in batch.spans[0]
-    assert batch.spans[0]["image.object.1"].tolist() == batch.spans[0]["image"][:1].tolist()
+def test_a_picture_whose_tokens_are_no_grid_is_refused():
+    """With the tower's first token dropped though it is a patch, nobody can say what the others show."""
+    processor = make_processor("siglip", word_tokenizer())
+    processor.vision_feature_select_strategy = "default"
+    model = LlavaForConditionalGeneration(make_config("siglip", processor.tokenizer))
+    odd = Encoder(model, processor, LLAVA)
+    with pytest.raises(SpanError, match="cannot tell which part of a picture of 3x3 patches its 8 tokens show"):
+        odd([("x", ask("red", picture(0)))], answers=None, condition=None, padding="left")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A row of made-up tokens, one for each letter: padding `_`, image tokens `#`, markers of tiles `|`, text."""
+
+    letters: str
+    text: str
+
+    @property
+    def row(self) -> Row:
+        letters = np.array(list(self.letters))
+        return Row(
+            name="x",
+            ids=letters,
+            real=letters != "_",
+            is_image=letters == "#",
+            plain_ids=np.array(list(self.text)),
+            offsets=np.array([(at, at + 1) for at in range(len(self.text))]).reshape(-1, 2),
+        )
+
+    def spans(self, *marks: Mark) -> dict[str, list[int]]:
+        return {name: where.tolist() for name, where in text_spans(Framed(self.text, marks), self.row).items()}
+
+
+QUESTION, ANSWER = Mark("question", 2, 5), Mark("answer", 5, 6)
+
+
+@pytest.mark.parametrize("before", ["", "__"])
+@pytest.mark.parametrize("after", ["", "___"])
+@pytest.mark.parametrize("grown", ["U*", "b|###|##", "####|", "|"])
+def test_only_the_end_of_a_row_must_read_as_its_text_does(before: str, after: str, grown: str):
+    """What the processor writes for a picture, and before it, has nothing to do with the text's placeholder."""
+    told = Told(before + grown + "redk" + after, "*|redk".replace("|", "U"))
+    first = len(before) + len(grown)
+    assert told.spans(QUESTION) == {
+        "question": [first, first + 1, first + 2],
+        "prompt": list(range(len(before), first + 4)),
+        "last": [first + 3],
+    }
+    assert told.spans(QUESTION, ANSWER) == {
+        "question": [first, first + 1, first + 2],
+        "answer": [first + 3],
+        "prompt": list(range(len(before), first + 3)),
+        "last": [first + 2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("letters", "lost"),
+    [
+        ("*UrEdk", "question"),
+        ("*Uredkx", "question, answer"),
+        ("*Ured", "question, answer"),
+        ("redk*U", "question, answer"),
+        ("*U", "question, answer"),
+        ("", "question, answer"),
+    ],
+)
+def test_a_text_that_the_processor_changes_is_refused(letters: str, lost: str):
+    with pytest.raises(SpanError, match=f"item 'x': the processor changes the text of {lost}$"):
+        Told(letters, "*Uredk").spans(QUESTION, ANSWER)
+
+
+def test_what_lies_before_the_change_may_be_white_space():
+    """A blank at the start of a mark may have grown together with what is before it."""
+    assert Told("##redk", "*   redk").spans(Mark("question", 1, 7))["question"] == [2, 3, 4]
+
+
+def test_tokens_of_no_characters_belong_to_no_mark():
+    told = Told("#ab", "*ab").row
+    empty = replace(told, offsets=np.array([(0, 1), (1, 1), (1, 3)]))
+    spans = text_spans(Framed("*ab", (Mark("question", 1, 3),)), empty)
+    assert spans["question"].tolist() == [2]
 
 
 def test_a_llava_template_with_a_llama_tokenizer():
@@ -176,12 +260,12 @@ def test_a_llava_template_with_a_llama_tokenizer():
         "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
     )
-    llava = make_encoder("clip", sentence_tokenizer(), template)
+    llava = make_encoder("clip", tokenizer_of("sentence"), template)
     prompt = Prompt(segments=(Segment("red card", ("a",)), Segment(" of blue ?", ("b",))), pictures=(picture(0),))
     batch = llava([("x", prompt)], answers=[" king"], condition=None, padding="left")
     assert batch.texts == ("USER: <image>\nred card of blue ? ASSISTANT: king</s>",)
     ids, spans = batch.inputs["input_ids"][0], batch.spans[0]
-    said = {name: llava.processor.tokenizer.decode(ids[spans[name]]) for name in ("a", "b", "last", "answer")}
+    said = {name: tokenizer_of("sentence").decode(ids[spans[name]]) for name in ("a", "b", "last", "answer")}
     assert said == {"a": "red card", "b": " of blue ?", "last": ":", "answer": " king</s>"}
 
 
@@ -193,7 +277,8 @@ def test_an_answer_that_grows_together_with_the_prompt_is_refused():
 
 
 def test_an_answer_without_tokens_is_refused():
-    bare = make_encoder("siglip", word_tokenizer())
-    bare.processor.tokenizer.eos_token = None
+    endless = word_tokenizer()
+    endless.eos_token = None
+    bare = make_encoder("siglip", endless)
     with pytest.raises(SpanError, match="the answer of item 'x' has no tokens"):
         bare([("x", ask("red"))], answers=[" "], condition=None, padding="left")

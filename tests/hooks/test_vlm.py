@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from seamscope.hooks import Patch, RunError, Score, SpanError, Vlm, capture, patch
+from seamscope.hooks import Patch, RunError, Score, Site, SpanError, Vlm, capture, patch
+from seamscope.hooks.families._llava import LLAVA
 
 from .conftest import ask, held, picture
 
@@ -70,10 +72,10 @@ def test_the_answer_is_all_of_its_tokens_and_the_end(vlm: Vlm, prompts):
 
 @pytest.fixture
 def endless(each: Vlm) -> Iterator[Vlm]:
-    """A model whose answers are encoded without an end."""
+    """A model whose answers are encoded without an end, which is found once for each model."""
     tokenizer = each.processor.tokenizer
     end, tokenizer.eos_token = tokenizer.eos_token, None
-    yield each
+    yield Vlm(name="endless", model=each.model, processor=each.processor, family=each.family)
     tokenizer.eos_token = end
 
 
@@ -149,19 +151,19 @@ def test_shapes_are_those_of_the_tensors(each: Vlm, prompts):
     batch = each.encode(prompts)
     with capture(each, "*") as acts:
         each.forward(batch)
-    patches = {"vision": acts["vision.0.resid_post"].shape[1], "projector": 9}
+    assert list(each.shapes()) == list(each.sites)
     for site, shape in each.shapes().items():
-        sizes = {"batch": 3, "image": 2, "pos": batch.width, "query": batch.width, "key": batch.width}
-        sizes["patch"] = patches.get(site.split(".")[0], 0)
-        assert tuple(sizes.get(size, size) for size in shape) == tuple(acts[site].shape), site
+        sizes = {"batch": 3, "pos": batch.width, "query": batch.width, "key": batch.width}
+        sizes["patches"] = batch.visual.sizes[site.split(".")[0]]  # of all pictures, one after another
+        held = acts[site].flatten(0, -2) if Site.parse(site).visual else acts[site]
+        assert tuple(sizes.get(size, size) for size in shape) == tuple(held.shape), site
 
 
 def test_a_model_tells_what_it_is(vlm: Vlm, clip: Vlm):
-    assert (vlm.family, vlm.n_layers, vlm.n_vision_layers, vlm.d_model, vlm.n_heads) == ("llava", 4, 3, 32, 4)
+    assert vlm.family is LLAVA
+    assert (vlm.family.name, vlm.n_layers, vlm.n_vision_layers, vlm.d_model, vlm.n_heads) == ("LLaVA 1.5", 4, 3, 32, 4)
     assert (vlm.attn_implementation, vlm.dtype, vlm.device) == ("sdpa", torch.float32, torch.device("cpu"))
-    assert repr(vlm).endswith("llava, 3 vision and 4 decoder layers of width 32, torch.float32, cpu)")
-    assert vlm.vision_read_layers == (2,)
-    assert clip.vision_read_layers == (1,)
+    assert repr(vlm).endswith("LLaVA 1.5, 3 vision and 4 decoder layers of width 32, torch.float32, cpu)")
     assert "lm.0.pattern" in clip.sites
     assert "lm.0.pattern" not in vlm.sites
 
@@ -172,3 +174,71 @@ def test_alternating_runs_with_and_without_images_do_not_touch_each_other(each: 
     each.generate(direct, max_new_tokens=2)
     assert torch.equal(each.forward(direct), first)
     assert torch.equal(each.forward(cascaded), second)
+
+
+REQUESTS = {
+    "sampling": {"do_sample": True, "temperature": 50.0, "top_k": 3},
+    "beams": {"num_beams": 3, "length_penalty": -2.0},
+    "penalties": {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
+    "tokens": {"forced_eos_token_id": 7, "suppress_tokens": [4, 9, 12], "min_new_tokens": 4, "bad_words_ids": [[9]]},
+    "a short limit": {"max_length": 3, "use_cache": False},
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_decoding_is_greedy_whatever_the_checkpoint_asks_for(vlm: Vlm, prompts, monkeypatch, request_):
+    """Against the likeliest token of each full forward pass, over more than one prompt's length."""
+    batch = vlm.encode(prompts)
+    wanted = greedy_by_hand(vlm, batch, 6)
+    settings = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, **request_)
+    monkeypatch.setattr(vlm.model, "generation_config", settings)
+    before = settings.to_dict()
+    assert vlm.generate(batch, max_new_tokens=6) == wanted
+    assert vlm.model.generation_config is settings
+    assert settings.to_dict() == before
+
+
+def test_the_requests_would_be_heeded_otherwise(vlm: Vlm, prompts):
+    """The control: transformers alone gives other texts under some of them."""
+    batch = vlm.encode(prompts)
+    wanted = greedy_by_hand(vlm, batch, 6)
+    for name in ("sampling", "penalties", "tokens"):
+        torch.manual_seed(0)
+        settings = GenerationConfig(eos_token_id=2, pad_token_id=0, **REQUESTS[name])
+        tokens = vlm.model.generate(**batch.inputs, generation_config=settings, max_new_tokens=6)
+        assert vlm.processor.batch_decode(tokens[:, batch.width :], skip_special_tokens=True) != wanted, name
+
+
+def greedy_by_hand(vlm: Vlm, batch, n: int) -> list[str]:
+    inputs, done = dict(batch.inputs), torch.zeros(len(batch), dtype=torch.bool)
+    with torch.inference_mode():
+        for _ in range(n):
+            token = vlm.model(**inputs, use_cache=False).logits[:, -1].argmax(-1).masked_fill(done, 0)
+            done |= token == 2
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], token[:, None]], 1)
+            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(len(batch), 1).long()], 1)
+            inputs["position_ids"] = torch.cat([inputs["position_ids"], inputs["position_ids"][:, -1:] + 1], 1)
+    new = inputs["input_ids"][:, batch.width :]
+    return [text.strip() for text in vlm.processor.batch_decode(new, skip_special_tokens=True)]
+
+
+def test_an_error_while_generating_leaves_the_settings_as_they_were(vlm: Vlm, prompts):
+    settings, batch = vlm.model.generation_config, vlm.encode(prompts)
+    with held(vlm.anatomy.norm.register_forward_pre_hook(lambda *_: 1 / 0)), pytest.raises(ZeroDivisionError):
+        vlm.generate(batch, max_new_tokens=2)
+    assert vlm.model.generation_config is settings
+
+
+def test_unembedding_gives_the_models_logits(each: Vlm, prompts):
+    batch = each.encode(prompts)
+    with capture(each, ["lm.3.resid_post", "lm.logits"]) as acts:
+        logits = each.forward(batch)
+    assert torch.equal(each.unembed(acts["lm.3.resid_post"]), logits)
+    assert torch.equal(each.cap(acts["lm.logits"]), logits)
+
+
+def test_logits_that_a_model_bounds_are_bounded(vlm: Vlm, monkeypatch):
+    """30 · tanh(x / 30), as Gemma 2 has it."""
+    monkeypatch.setattr(vlm.model.config.text_config, "final_logit_softcapping", 30.0, raising=False)
+    given = torch.tensor([-1e9, -30.0, 0.0, 1.0, 1e9])
+    assert vlm.cap(given).tolist() == pytest.approx([-30, -22.84782, 0, 0.99963, 30], abs=1e-4)
