@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,11 +73,24 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
 
 def _open(settings: Settings, out: Path | None, *, as_json: bool, compare: tuple[str, ...] = ()) -> Study:
     from . import tasks
-    from ._run import Run
+    from ._run import Run, Settings
     from ._study import Study
 
-    folder = out or Path("runs", tasks.get(settings.task).name)
+    task = tasks.get(settings.task)
+    settings = replace(
+        settings,
+        n=min(settings.n, task.size or settings.n) if settings.n == Settings.n else settings.n,
+        model=_anywhere(settings.model),
+        task=_anywhere(settings.task),
+    )
+    folder = out or Path("runs", task.name)
     return Study(Run(folder, settings), compare=compare, progress=o.on_a_terminal() and not as_json)
+
+
+def _anywhere(name: str) -> str:
+    """A name as it is, but a path so that it is found from every working directory."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def _gap(study: Study, as_json: bool) -> None:
@@ -103,7 +117,8 @@ def _probe(study: Study, as_json: bool) -> None:
     best = table.sort_values("accuracy", ascending=False).groupby(["condition", "target"]).head(1)
     columns = ["condition", "target", "site", "span", "accuracy", "low", "high", "control_accuracy", "chance"]
     o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False))
-    o.show(f"\nthe best cell of {len(table)} for each target; all of them: {study.run.folder / 'probes.csv'}")
+    o.show(f"\nthe best of {len(table)} cells for each target, chosen and scored on the same items; all of them:")
+    o.show(str(study.run.folder / "probes.csv"))
 
 
 def _patch(study: Study, as_json: bool) -> None:
@@ -123,7 +138,8 @@ def _patch(study: Study, as_json: bool) -> None:
         "base_right",
     ]
     o.show(best.sort_values(["experiment"])[columns].round(2).to_string(index=False))
-    o.show(f"\nthe strongest of {len(table)} cells; all of them: {study.run.folder / 'effects.csv'}")
+    o.show(f"\nthe strongest of {len(table)} cells, chosen and scored on the same items; all of them:")
+    o.show(str(study.run.folder / "effects.csv"))
 
 
 def _locate(study: Study, as_json: bool) -> None:
@@ -169,11 +185,19 @@ def demo(
 
 @app.command()
 @o.one_line_errors
-def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")], as_json: o.AsJson = False) -> None:
-    """Write report.html and the figures anew from what a run's folder holds."""
+def report(
+    run: Annotated[Path | None, typer.Argument(help="The folder of a run; runs/TASK by default.")] = None,
+    model: o.OtherModel = None,
+    task: o.TaskName = "cards.sum",
+    as_json: o.AsJson = False,
+) -> None:
+    """Write report.html and the figures of a run anew; what the run lacks for it is computed first."""
+    from . import tasks
     from ._run import settings_of
 
-    page = _open(settings_of(run), run, as_json=as_json).report()
+    folder = run or Path("runs", tasks.get(task).name)
+    asked = settings_of(folder)
+    page = _open(replace(asked, model=model or asked.model), folder, as_json=as_json).report()
     o.emit({"report": page}) if as_json else o.show(f"report: {page}")
 
 

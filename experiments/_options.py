@@ -41,11 +41,12 @@ def _usable(device: str) -> str:
 Model = Annotated[
     str, typer.Option("--model", "-m", help="organism, organism-composing, a checkpoint folder, or a hub id.")
 ]
+OtherModel = Annotated[str | None, typer.Option("--model", "-m", help="The run's model; another is refused.")]
 ModelArgument = Annotated[str | None, typer.Argument(help="The same as --model.", metavar="[MODEL]")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="A task (see `seamscope tasks`) or a .jsonl file.")]
 Count = Annotated[int, typer.Option("--n", "-n", min=2, help="How many items.")]
 Profile = Annotated[str, typer.Option(help="small (the organism's canvas and words) or full (448 px).")]
-Seed = Annotated[int, typer.Option(min=0, help="The seed of items, splits and bootstraps.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of items, splits and bootstraps.")]
 Sites = Annotated[
     list[str] | None, typer.Option("--sites", help="Sites or globs such as 'lm.*.resid_post'; repeatable.")
 ]
@@ -137,5 +138,8 @@ def verdict_text(verdict: Verdict) -> str:
     for row in verdict.evidence:
         beside = "" if row.control is None else f", control {row.control:.2f}"
         place = "" if row.site is None else f"  ({row.site}{'' if row.span is None else ' at ' + row.span})"
-        lines.append(f"  {row.question} {row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]{beside}{place}")
+        found = "not measured"
+        if math.isfinite(row.estimate):
+            found = f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        lines.append(f"  {row.question} {found}{beside}{place}")
     return "\n".join([*lines, f"what would overturn it: {verdict.overturn}"])

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from seamscope.hooks import RunError
 
+from ._identity import made_from
+
 SETTINGS_FILE: Final = "run.json"
+LOCK_FILE: Final = ".lock"
+MADE_FROM: Final = "made_from"
 UNCOUNTED: Final = ("batch_size", "engine")
 
 
@@ -61,6 +66,8 @@ class Run:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = Path(folder), settings
+        self._made_from = made_from(settings)
+        self._lock = FileLock(self.folder / LOCK_FILE, timeout=0, is_singleton=True)
         self._check()
 
     def _check(self) -> None:
@@ -69,24 +76,44 @@ class Run:
             return
         known = self.folder / SETTINGS_FILE
         if not known.exists():
-            if any(file != partial_of(known) for file in self.folder.iterdir()):
+            ours = {partial_of(known), self.folder / LOCK_FILE}
+            if any(file not in ours for file in self.folder.iterdir()):
                 raise RunError(f"{self.folder} holds something that is not a run; choose another --out")
             return
-        differences = self.settings.differences(read_settings(self.folder))
+        before = read_settings(self.folder)
+        differences = self.settings.differences(before)
         if differences:
             raise RunError(
                 f"{self.folder} holds another run ({'; '.join(differences)}); choose another --out, "
                 "or repeat that run's options to continue it"
             )
+        for name, digest in before.get(MADE_FROM, {}).items():
+            if self._made_from.get(name, digest) != digest:
+                raise RunError(
+                    f"{self.folder} was made from another {name}: its files have changed; choose another --out"
+                )
 
     def path(self, name: str) -> Path:
         """A file of the run; the folder and its settings exist afterwards."""
         known = self.folder / SETTINGS_FILE
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
         if not known.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(known) as temporary:
-                temporary.write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+                settings = {**asdict(self.settings), MADE_FROM: self._made_from}
+                temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return self.folder / name
+
+    def _hold(self) -> None:
+        """Keep other processes from writing here, until this one ends."""
+        if self._lock.is_locked:
+            return
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{self.folder} is being written by another process; wait, or choose another --out"
+            ) from error
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table of that name: read if it is finished, made and written otherwise."""

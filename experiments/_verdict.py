@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Final
 
 LOCI: Final = {
@@ -73,5 +74,13 @@ class Verdict:
     evidence: tuple[Evidence, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types for `verdict.json`."""
-        return asdict(self)
+        """Plain types for `verdict.json`; what could not be measured is None."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -14,7 +14,7 @@ from seamscope.hooks._errors import (
     choose,
 )
 from seamscope.hooks._knockout import knockout
-from seamscope.hooks._load import load_vlm
+from seamscope.hooks._load import checkpoint_folder, load_vlm
 from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
@@ -47,6 +47,7 @@ __all__ = [
     "TaskError",
     "Vlm",
     "capture",
+    "checkpoint_folder",
     "choose",
     "expand_sites",
     "knockout",

@@ -88,6 +88,13 @@ def installed_models() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
+def checkpoint_folder(name: str) -> Path | None:
+    """The folder of an installed model or of a checkpoint here; None for what is on a hub, or nowhere."""
+    installed = installed_models()
+    folder = Path(installed[name].load()()) if name in installed else Path(name).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
 def _resolve(name: str) -> str:
     """Give the folder or the hub id that a name stands for."""
     installed = installed_models()

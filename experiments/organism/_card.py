@@ -103,7 +103,7 @@ def _percent(skill: Mapping[str, float]) -> str:
 
 LIMITS: Final = """## What it is not
 
-Its gap comes from its training: composition was rare. Real models may fail for other reasons. It knows some 120 words,
+Its gap comes from its training: composition was rare. Real models may fail for other reasons. It knows 88 words,
 three kinds of pictures and four questions. An interval of no width at 100 % means that no error was seen, not that none
 is possible.
 """

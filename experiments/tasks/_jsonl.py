@@ -75,8 +75,10 @@ class JsonlTask(Task):
 
     @property
     def name(self) -> str:
-        """The name of the file."""
-        return self.path.stem
+        """The name of the file, without its ending unless a generated task has that name."""
+        from ._registry import DATA_SETS
+
+        return self.path.name if self.path.stem in DATA_SETS else self.path.stem
 
     @property
     def summary(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,7 +148,7 @@ class TestForeignFolders:
     def test_so_will_one_that_was_killed_at_its_first_file(self, tmp_path: Path) -> None:
         partial_of(tmp_path / "run.json").write_text('{"n"')
         Run(tmp_path, Settings()).path("x")
-        assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+        assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json"}
 
     def test_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_text("x")
@@ -204,3 +206,48 @@ class TestHostileSettings:
     def test_no_settings(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="holds no run; give the --out folder of an earlier command"):
             settings_of(tmp_path)
+
+
+class TestIdentity:
+    def test_two_processes_do_not_write_one_run(self, tmp_path: Path) -> None:
+        """The other process is a real one, and is killed; then the folder is free again."""
+        folder = tmp_path / "run"
+        program = (
+            "import sys, time; from pathlib import Path; from seamscope.experiments import Run, Settings\n"
+            "run = Run(Path(sys.argv[1]), Settings()); run.path('x'); print('held', flush=True); time.sleep(60)"
+        )
+        other = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="is being written by another process"):
+                Run(folder, Settings()).derive("x", TABLE)
+            assert {file.name for file in folder.iterdir()} == {".lock", "run.json"}
+        finally:
+            other.kill()
+            other.wait()
+            if other.stdout:
+                other.stdout.close()
+        Run(folder, Settings()).derive("x", TABLE)
+        assert (folder / "x.csv").is_file()
+
+    def test_other_weights_in_the_same_place_are_another_run(self, tmp_path: Path) -> None:
+        model = tmp_path / "model"
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        (model / "model.safetensors").write_bytes(b"a" * 3_000_000)
+        settings = Settings(model=str(model))
+        Run(tmp_path / "run", settings).derive("x", TABLE)
+        Run(tmp_path / "run", settings)
+        (model / "model.safetensors").write_bytes(b"a" * 2_999_999 + b"b")
+        with pytest.raises(RunError, match="was made from another model: its files have changed"):
+            Run(tmp_path / "run", settings)
+
+    def test_other_records_under_the_same_name_are_another_run(self, tmp_path: Path) -> None:
+        records = tmp_path / "mine.jsonl"
+        records.write_text("{}")
+        settings = Settings(task=str(records))
+        Run(tmp_path / "run", settings).derive("x", TABLE)
+        records.write_text("[]")
+        with pytest.raises(RunError, match="was made from another task: its files have changed"):
+            Run(tmp_path / "run", settings)

@@ -57,7 +57,7 @@ def test_exports() -> None:
         *("COLOURS", "CONDITIONS", "CardsSort", "CardsSum", "Counting", "DATA_SETS", "FONTS", "GAINS"),
         *("GeneratedTask", "HANDWRITTEN", "Intermediate", "Item", "JsonlTask", "LOSSES", "Look", "NAMES"),
         *("PROFILES", "Part", "RANKS", "RENDERINGS", "RenderedText", "SHAPES", "SUITS", "Task", "Wording"),
-        *("contact_sheet", "get", "held_out"),
+        *("contact_sheet", "generated", "get", "held_out"),
     ]
     assert all(hasattr(tasks, name) for name in tasks.__all__)
     assert DATA_SETS == ("rendered_text", "counting", "cards.sort", "cards.sum")

@@ -28,7 +28,7 @@ from nnsight.modeling.transformers import TransformersModel  # noqa: E402
 from nnsight.schema.request import RequestModel  # noqa: E402
 from nnsight.tracing.tracer import _saves, dec, inc  # noqa: E402
 
-# Of ndif-team/ndif, src/.../nn/security/whitelist.yaml: not contextlib, difflib, abc or inspect, for one.
+# From src/ndif/services/ray/nn/security/whitelist.yaml of ndif-team/ndif; contextlib, difflib, inspect are not there.
 ALLOWED = (
     *("builtins", "torch", "collections", "nnsight", "numpy", "math", "typing", "operator", "_operator", "functools"),
     *("_functools", "enum", "io", "re", "dataclasses", "pickle", "cloudpickle", "copyreg", "transformers", "PIL"),

@@ -182,6 +182,7 @@ REQUESTS = {
     "penalties": {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
     "tokens": {"forced_eos_token_id": 7, "suppress_tokens": [4, 9, 12], "min_new_tokens": 4, "bad_words_ids": [[9]]},
     "a short limit": {"max_length": 3, "use_cache": False},
+    "an early end": {"exponential_decay_length_penalty": (1, 99.0)},
 }
 
 
@@ -198,11 +199,23 @@ def test_decoding_is_greedy_whatever_the_checkpoint_asks_for(vlm: Vlm, prompts, 
     assert settings.to_dict() == before
 
 
+@pytest.mark.parametrize("name", ["sampling", "beams", "penalties", "tokens", "a short limit"])
+def test_a_model_that_keeps_its_settings_is_told_to_be_greedy(vlm: Vlm, prompts, monkeypatch, name: str):
+    """One on another machine gets keywords only."""
+    batch = vlm.encode(prompts)
+    settings = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, **REQUESTS[name])
+    with vlm._greedy() as told:
+        monkeypatch.setattr(vlm.model, "generation_config", settings)
+        tokens = vlm.model.generate(**batch.inputs, **told, max_new_tokens=6)
+        texts = vlm.processor.batch_decode(tokens[:, batch.width :], skip_special_tokens=True)
+    assert [text.strip() for text in texts] == greedy_by_hand(vlm, batch, 6)
+
+
 def test_the_requests_would_be_heeded_otherwise(vlm: Vlm, prompts):
     """The control: transformers alone gives other texts under some of them."""
     batch = vlm.encode(prompts)
     wanted = greedy_by_hand(vlm, batch, 6)
-    for name in ("sampling", "penalties", "tokens"):
+    for name in ("sampling", "penalties", "tokens", "an early end"):
         torch.manual_seed(0)
         settings = GenerationConfig(eos_token_id=2, pad_token_id=0, **REQUESTS[name])
         tokens = vlm.model.generate(**batch.inputs, generation_config=settings, max_new_tokens=6)
