@@ -224,6 +224,43 @@ def test_enlarged_and_shrunk_copies_are_read_off():
         assert map_views([smaller], (60, 60))[0] == pytest.approx([factor, 0, factor, 0], abs=1e-9)
 
 
+def stretched(width: int, height: int) -> list[float]:
+    return [width / 384, 0, height / 384, 0]
+
+
+def cropped(width: int, height: int) -> list[float]:
+    wide, high = (336, 336 * height // width) if width <= height else (336 * width // height, 336)
+    scale_x, scale_y = width / wide, height / high
+    return [scale_x, (wide - 336) // 2 * scale_x, scale_y, (high - 336) // 2 * scale_y]
+
+
+def padded(width: int, height: int) -> list[float]:
+    side = max(width, height)
+    return [side / 336, -((side - width) // 2), side / 336, -((side - height) // 2)]
+
+
+LARGE = {
+    "stretched": (SiglipImageProcessor(size={"height": 384, "width": 384}), stretched),
+    "cropped": (CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}), cropped),
+    "padded": (
+        LlavaImageProcessor(do_pad=True, size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+        padded,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("size", [(640, 480), (1024, 1024), (333, 500), (2000, 1500), (1280, 720), (300, 200)])
+def test_borders_of_tokens_are_known_to_a_hundredth_of_their_width(name: str, size: tuple[int, int]):
+    """With processors as published: 24 or 27 patches of 14 pixels to a side."""
+    processor, exactly = LARGE[name]
+    (scale_x, shift_x, scale_y, shift_y) = learned(processor, size).maps[0]
+    wanted_x, moved_x, wanted_y, moved_y = exactly(*size)
+    for at in (0, 336):
+        assert abs(scale_x * at + shift_x - wanted_x * at - moved_x) < 0.01 * 14 * wanted_x
+        assert abs(scale_y * at + shift_y - wanted_y * at - moved_y) < 0.01 * 14 * wanted_y
+
+
 def bent(view: np.ndarray) -> np.ndarray:
     """Shows the left half of the picture at another scale than the right one."""
     return np.concatenate([view[:, :, :30].repeat(3, axis=2), view[:, :, 30:]], axis=2)
@@ -239,7 +276,15 @@ def folded(view: np.ndarray) -> np.ndarray:
     return np.concatenate([view, view[:, :, ::-1]], axis=2)
 
 
-@pytest.mark.parametrize("warp", [bent, halved, folded])
+def mirrored(view: np.ndarray) -> np.ndarray:
+    return view[:, :, ::-1]
+
+
+def turned(view: np.ndarray) -> np.ndarray:
+    return view.transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("warp", [bent, halved, folded, mirrored, turned])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_processor_that_does_more_than_scale_and_shift_is_refused(warp, axis: int):
     view = view_of((60, 60)) if axis == 0 else view_of((60, 60)).transpose(0, 2, 1)
