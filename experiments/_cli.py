@@ -49,6 +49,7 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
         device: o.Device = "auto",
         dtype: o.Dtype = "auto",
         attn_implementation: o.Attention = "auto",
+        engine: o.Engine = "torch",
         batch_size: o.BatchSize = 64,
         as_json: o.AsJson = False,
     ) -> None:
@@ -64,6 +65,7 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
             device=device,
             dtype=dtype,
             attn_implementation=attn_implementation,
+            engine=engine,
             batch_size=batch_size,
             sites=tuple(sites or usual.sites),
             spans=tuple(spans or usual.spans),
@@ -223,6 +225,7 @@ def doctor(
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     attn_implementation: o.Attention = "auto",
+    engine: o.Engine = "torch",
     as_json: o.AsJson = False,
 ) -> None:
     """Load a model, run its self-checks, and show its sites, spans, memory and costs on one item.
@@ -243,6 +246,7 @@ def doctor(
         device=device,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        engine=engine,
     )
     o.emit(found.to_json()) if as_json else o.show(found.text())
     if not found.healthy:

@@ -90,6 +90,7 @@ def examine(
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str = "auto",
+    engine: str = "torch",
 ) -> Examination:
     """Load a model without refusing it, run every self-check, and try one item of a task, or a picture of the user's.
 
@@ -99,7 +100,8 @@ def examine(
     chosen = tasks.get(task)
     profile = profile or ("full" if Path(model).exists() or "/" in model else "small")
     item = sample_item(chosen, profile=profile, image=image, boxes=boxes)
-    vlm = load_vlm(model, device=device, dtype=dtype, attn_implementation=attn_implementation, check=False)
+    place = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation, "engine": engine}
+    vlm = load_vlm(model, **place, check=False)  # type: ignore[arg-type]
     checks = tuple(run_checks(vlm))
     attempts = _Attempts()
     batch = attempts("spans", lambda: vlm.encode([item], condition="direct"))

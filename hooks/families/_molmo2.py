@@ -40,7 +40,8 @@ class _Crops:
     def place(self, top: int, left: int) -> np.ndarray[Any, Any]:
         """Places of a crop's patches on the canvas."""
         shift = np.array([0, left, top, left, top]) * self.patch
-        return grid(1, rows=self.side, columns=self.side, cell=self.patch) + shift
+        placed: np.ndarray[Any, Any] = grid(1, rows=self.side, columns=self.side, cell=self.patch) + shift
+        return placed
 
 
 def _crops(model: Any, processor: Any, inputs: Inputs) -> _Crops:
