@@ -90,8 +90,11 @@ class Encoder:
             asked = self._frame(Prompt(segments=(Segment("?"),), pictures=(picture,) * n), "ramp")
             inputs = self._family.process(self._processor, [asked], [[picture.image] * n], "left")
             given = self._model, self._processor, inputs, n
-            maps = map_views(self._family.views(*given), size)
-            self._known[size, n] = Geometry(self._family.layout(*given), maps)
+            layout, views = self._family.layout(*given), self._family.views(*given)
+            try:
+                self._known[size, n] = Geometry(layout, map_views(views, size))
+            except SpanError as error:
+                self._known[size, n] = Geometry(layout, error)
         return self._known[size, n]
 
     def _spans(

@@ -8,6 +8,7 @@ green by row, and read off every view that comes out which part of the picture i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _DARK, _REACH = 16.0, 224.0  # the ramp's first value, and how far it may rise
 _INSIDE = 250.0  # blue is at least this where a view shows the picture, and not its padding
+_LOOKS = 3.0  # pixels of a picture that are mixed into one when it is enlarged
 _FAR = 0.02  # of the picture's side: what a view may miss a straight line by
 _FLAT = 1e-3  # picture pixels to a view's pixel: less is no picture at all
 # Of a token's own width: what it must show of an object at least, on each axis, to belong to it.
@@ -50,11 +52,12 @@ def _step(n: int) -> float:
 class Geometry:
     """The tokens of one picture in each stack, and the map from each view's pixels to the picture's own.
 
-    `maps[view]` is (scale x, shift x, scale y, shift y); NaN for a view that shows nothing of the picture.
+    `maps[view]` is (scale x, shift x, scale y, shift y); NaN for a view that shows nothing of the picture. It is an
+    error, for whoever asks where something is, if the views are no straight copies of the picture.
     """
 
     layout: Layout
-    maps: Float[np.ndarray, "views 4"]
+    maps: Float[np.ndarray, "views 4"] | SpanError
 
     def in_order(self, stack: str) -> Int[np.ndarray, " tokens"]:
         """Number the tokens of a stack that show a place: view by view, row by row."""
@@ -64,6 +67,8 @@ class Geometry:
 
     def holding(self, stack: str, box: Box) -> Int[np.ndarray, " tokens"]:
         """Number the tokens of a stack that show part of `box`, or, if it has no area, its centre."""
+        if isinstance(self.maps, SpanError):
+            raise self.maps
         tokens = self.in_order(stack)
         view, left, top, right, bottom = getattr(self.layout, stack)[tokens].T
         scale_x, shift_x, scale_y, shift_y = self.maps[view.astype(int)].T
@@ -97,8 +102,12 @@ def _line(view: Any, channel: int, n: int) -> tuple[float, float]:
         return np.nan, np.nan
     colour = np.where(inside, view[channel], 0).sum(axis=channel)[seen] / inside.sum(axis=channel)[seen]
     at, shown = np.flatnonzero(seen) + 0.5, (colour - _DARK) / _step(n) + 0.5
-    if len(at) > 4:  # the outermost pixels mix in what is beyond them
-        at, shown = at[1:-1], shown[1:-1]
+    middle = slice(len(at) // 4, len(at) - len(at) // 4)
+    rough = np.polyfit(at[middle], shown[middle], 1)[0] if len(at) > 4 else 1.0
+    # At the border a picture mixes with what is beyond it, as far as resizing looks: some of the picture's own pixels.
+    border = min(ceil(max(1.0, _LOOKS / max(rough, _FLAT))), (len(at) - 2) // 3)
+    kept = slice(border, len(at) - border)
+    at, shown = at[kept], shown[kept]
     scale, shift = np.polyfit(at, shown, 1)
     if scale < _FLAT or np.abs(scale * at + shift - shown).max() > max(_FAR * n, 2.0):
         raise SpanError("cannot follow boxes: the processor does more to a picture than scale, shift, pad and cut it")

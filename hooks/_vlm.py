@@ -146,7 +146,10 @@ class Vlm:
         return point_of(self.anatomy, Site.parse(name), self.n_heads)
 
     def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """Give every site's shape; the sizes that depend on the batch are named."""
+        """Give every site's shape; the sizes that depend on the batch are named.
+
+        `patches` counts the patches of all images, which towers arrange in one dimension or in several.
+        """
         return {name: self._shape(Site.parse(name)) for name in self.sites}
 
     def _shape(self, site: Site) -> tuple[int | str, ...]:
@@ -173,8 +176,8 @@ class Vlm:
         """Make model inputs and spans of items under a condition, or of prompts as they are.
 
         `answers`, one for each item, are written after the generation prompt together with the
-        end-of-sequence token, for `score`. Items with and without images mix. Raises `RunError` or
-        `SpanError`.
+        token that ends the model's turn, for `score`. Items with and without images mix, but in families whose
+        `mixed_rows` says otherwise. Raises `RunError` or `SpanError`.
         """
         choose("padding", padding, ("left", "right"), RunError)
         named = named_prompts(items, condition, answers)
