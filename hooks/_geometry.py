@@ -91,17 +91,28 @@ def map_views(views: Sequence[Float[np.ndarray, "3 height width"]], size: tuple[
 
     Views are colours from 0 to 255. Raises `SpanError` where a view is not a straight copy of the picture.
     """
-    return np.array([(*_line(view, 0, size[0]), *_line(view, 1, size[1])) for view in views]).reshape(-1, 4)
+    across, down = np.nan, np.nan
+    maps = []
+    for view in views:
+        x, y = _line(view, 0, size[0], like=across), _line(view, 1, size[1], like=down)
+        across, down = (new if np.isfinite(new) else old for new, old in ((x[0], across), (y[0], down)))
+        maps.append((*x, *y))
+    return np.array(maps).reshape(-1, 4)
 
 
-def _line(view: Any, channel: int, n: int) -> tuple[float, float]:
-    """Fit picture coordinate = scale * view coordinate + shift along one axis; edges of pixels are whole numbers."""
+def _line(view: Any, channel: int, n: int, *, like: float) -> tuple[float, float]:
+    """Fit picture coordinate = scale * view coordinate + shift along one axis; edges of pixels are whole numbers.
+
+    A tile of which a single row shows the picture has no scale of its own: it is `like` that of the tile before it.
+    """
     inside = view[2] >= _INSIDE
     seen = inside.any(axis=channel)
-    if seen.sum() < 2:
+    if not seen.any():
         return np.nan, np.nan
     colour = np.where(inside, view[channel], 0).sum(axis=channel)[seen] / inside.sum(axis=channel)[seen]
     at, shown = np.flatnonzero(seen) + 0.5, (colour - _DARK) / _step(n) + 0.5
+    if len(at) == 1:
+        return like, float(shown[0] - like * at[0])
     middle = slice(len(at) // 4, len(at) - len(at) // 4)
     rough = np.polyfit(at[middle], shown[middle], 1)[0] if len(at) > 4 else 1.0
     # At the border a picture mixes with what is beyond it, as far as resizing looks: some of the picture's own pixels.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from einops import rearrange
 
 from seamscope.hooks._layout import NOWHERE, Layout, chain, grid
 from seamscope.hooks.families._family import Family
@@ -34,8 +35,9 @@ def _layout(model: Any, processor: Any, inputs: Inputs, n: int) -> Layout:
 
 def _views(model: Any, processor: Any, inputs: Inputs, n: int) -> list[np.ndarray[Any, Any]]:
     rows, columns, patch = _grid(inputs)
-    pixels = inputs["pixel_values"][0, : rows * columns].reshape(rows, columns, patch, patch, 3)
-    return [colours(pixels.permute(4, 0, 2, 1, 3).reshape(3, rows * patch, columns * patch), processor)]
+    pixels = inputs["pixel_values"][0, : rows * columns]
+    form = "(rows columns) (high wide colours) -> colours (rows high) (columns wide)"
+    return [colours(rearrange(pixels, form, rows=rows, high=patch, wide=patch), processor)]
 
 
 GEMMA4_UNIFIED = Family(

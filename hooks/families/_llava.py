@@ -11,6 +11,7 @@ from math import floor, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from einops import rearrange
 from transformers.image_processing_utils import select_best_resolution
 
 from seamscope.hooks._layout import NOWHERE, Layout, chain, grid, with_row_ends
@@ -106,8 +107,8 @@ def _tiled_views(model: Any, processor: Any, inputs: Inputs, n: int) -> list[np.
         return plain_views(model, processor, {"pixel_values": pixels[:, 0]}, n)
     tile, (high, wide) = pixels.shape[-1], _canvas(model.config, inputs)
     rows, columns = high // tile, wide // tile
-    tiles = pixels[0, 1 : 1 + rows * columns].reshape(rows, columns, 3, tile, tile)
-    canvas = tiles.permute(2, 0, 3, 1, 4).reshape(3, high, wide)
+    tiles = pixels[0, 1 : 1 + rows * columns]
+    canvas = rearrange(tiles, "(rows columns) colours y x -> colours (rows y) (columns x)", rows=rows)
     return [colours(view, processor) for view in (pixels[0, 0], canvas)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from einops import rearrange
 from transformers.vision_utils import get_vision_window_index
 
 from seamscope.hooks._layout import Layout, grid
@@ -47,10 +48,12 @@ def _views(model: Any, processor: Any, inputs: Inputs, n: int) -> list[np.ndarra
     vision = model.config.vision_config
     patch, block, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     rows, columns = (int(side) for side in inputs["image_grid_thw"][0, 1:])
-    pixels = inputs["pixel_values"][: rows * columns]
-    split = pixels.reshape(rows // block, columns // block, block, block, 3, frames, patch, patch)[:, :, :, :, :, 0]
-    picture = split.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
-    return [colours(picture, processor)]
+    pictures = rearrange(
+        inputs["pixel_values"][: rows * columns],
+        "(rows columns down across) (rgb frames high wide) -> frames rgb (rows down high) (columns across wide)",
+        **{"rows": rows // block, "down": block, "across": block, "frames": frames, "rgb": 3, "high": patch},
+    )
+    return [colours(pictures[0], processor)]
 
 
 def _extra(model: Any, inputs: Inputs) -> dict[str, Tensor]:
