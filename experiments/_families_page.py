@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from seamscope.hooks import Family, Vlm
 from seamscope.hooks.families import FAMILIES
+from seamscope.hooks.families import REFUSED as UNFIT
 
 IMPLEMENTATIONS: Final = ("sdpa", "eager")
 # Decoders with which a family's models are published, where they differ in the attention that they allow.
@@ -20,9 +21,7 @@ DECODERS: Final = {"paligemma": {"PaliGemma 2": "gemma2"}}
 REFUSED: Final = {
     "the first Molmo": "Its code is not part of transformers but comes with the checkpoint (remote code), and is not "
     "covered. Molmo2 is.",
-    "Fuyu": "It is refused when it is loaded. Its processor has no chat template, gives no character offsets, takes "
-    "one picture for a prompt and pads on the left only, so neither prompts nor spans can be made as for the others. "
-    "The encoder-free family that is covered is Gemma 4.",
+    "Fuyu": f"It is refused when it is loaded: {UNFIT['fuyu']}. The encoder-free family that is covered is Gemma 4.",
 }
 CROSSED: Final = "lm.L.cross_attn_out"
 ENGINES: Final = "Every family runs under both engines, torch and nnsight, and passes the same self-checks there."

@@ -89,13 +89,20 @@ class Encoder:
             picture = Picture(image=ramp(size))
             asked = self._frame(Prompt(segments=(Segment("?"),), pictures=(picture,) * n), "ramp")
             inputs = self._family.process(self._processor, [asked], [[picture.image] * n], "left")
-            given = self._model, self._processor, inputs, n
-            layout, views = self._family.layout(*given), self._family.views(*given)
-            try:
-                self._known[size, n] = Geometry(layout, map_views(views, size))
-            except SpanError as error:
-                self._known[size, n] = Geometry(layout, error)
+            self._known[size, n] = self._learn(size, (self._model, self._processor, inputs, n))
         return self._known[size, n]
+
+    def _learn(self, size: tuple[int, int], given: tuple[Any, Any, Any, int]) -> Geometry:
+        """Views that are no copies of the picture matter to boxes only, unless the layout fails as well."""
+        maps: Any
+        try:
+            maps = map_views(self._family.views(*given), size)
+        except SpanError as error:
+            maps = error
+        try:
+            return Geometry(self._family.layout(*given), maps)
+        except SpanError as error:
+            raise (maps if isinstance(maps, SpanError) else error) from None
 
     def _spans(
         self, named: Sequence[Named], framed: Sequence[Framed], inputs: Mapping[str, Tensor], visual: Visual | None

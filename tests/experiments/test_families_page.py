@@ -55,7 +55,7 @@ class TestPage:
         "told",
         [
             "The first Molmo.** Its code is not part of transformers but comes with the checkpoint (remote code)",
-            "Fuyu.** It is refused when it is loaded. Its processor has no chat template",
+            "Fuyu.** It is refused when it is loaded: its processor has no chat template",
             "The prompts of one batch must have equally many pictures.",
             "num2words",
             "Lacks a chat template",

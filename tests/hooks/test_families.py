@@ -158,10 +158,8 @@ def test_a_plain_model_of_an_unknown_family_is_read_off_its_modules(name: str, t
 
 
 def test_fuyu_is_refused_by_what_it_lacks(tmp_path: Path):
-    assert refusal(build_fuyu(tmp_path / "fuyu")) == (
-        "FuyuForCausalLM has no vision tower under any of the names "
-        "vision_tower, visual, vision_model, vision_encoder, image_tower"
-    )
+    told = refusal(build_fuyu(tmp_path / "fuyu"))
+    assert told.startswith("models of type 'fuyu' are not covered: its processor has no chat template")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +227,7 @@ def late(model, inputs):
         ({"parts": {"mlp_out": "self_attn"}}, ": residual_stream: lm.0.resid_post is not resid_mid + mlp_out ("),
         ({"tower_layers": ("model.language_model.layers",)}, "so its sites cannot be trusted: spans: vision.0.resid"),
         ({"tower": "model.tower"}, "LlavaForConditionalGeneration has no module 'model.tower', where its family keeps"),
-        ({"views": warped}, ": runs: SpanError: cannot follow boxes: the processor does more to a picture than scale"),
+        ({"views": warped}, ": spans: SpanError: cannot follow boxes: the processor does more to a picture than scale"),
     ],
 )
 def test_a_wrong_table_is_refused_by_the_check_that_fails(siglip_folder: Path, changes, message: str):
