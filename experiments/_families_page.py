@@ -16,8 +16,6 @@ from seamscope.hooks.families import FAMILIES
 from seamscope.hooks.families import REFUSED as UNFIT
 
 IMPLEMENTATIONS: Final = ("sdpa", "eager")
-# Decoders with which a family's models are published, where they differ in the attention that they allow.
-DECODERS: Final = {"paligemma": {"PaliGemma 2": "gemma2"}}
 REFUSED: Final = {
     "the first Molmo": "Its code is not part of transformers but comes with the checkpoint (remote code), and is not "
     "covered. Molmo2 is.",
@@ -91,7 +89,7 @@ def _kinds(sites: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _decoders(family: Family) -> dict[str, str | None]:
-    return {"": None, **DECODERS.get(family.model_types[0], {})}
+    return {"": None, **family.decoders}
 
 
 def _attention(family: Family, decoder: str | None) -> tuple[str, ...]:

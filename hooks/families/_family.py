@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Family:
     """The differences of one family from a plain model: tower, projector, decoder of pre-norm layers.
 
-    `published` names checkpoints that it covers, `lacks` says what does not work. Models belong to it by the
-    `model_type` of their configuration, and by that of the tower's where `tower_type` is given.
+    `published` names checkpoints that it covers, `lacks` says what does not work, `decoders` gives the `model_type` of
+    other decoders that it is published with, by the name of that release. Models belong to it by the `model_type` of
+    their configuration, and by that of the tower's where `tower_type` is given.
 
     Paths start at the model; `parts` are those within one decoder layer, by name (`attn`, `o_proj`, `attn_out`,
     `mid_in`, `mlp_out`). What is None or missing is found by the names that most models use; a tower of "" is none.
@@ -44,6 +45,7 @@ class Family:
     tower_type: str | None = None
     published: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    decoders: Mapping[str, str] = field(default_factory=dict)
     tower: str | None = None
     tower_layers: tuple[str, ...] | None = None
     projector: str | None = None

@@ -58,6 +58,7 @@ PALIGEMMA = Family(
     name="PaliGemma",
     model_types=("paligemma",),
     published=("google/paligemma-3b-mix-224", "google/paligemma2-3b-mix-448"),
+    decoders={"PaliGemma 2": "gemma2"},
     render=_render,
     process=_process,
     lacks=(
