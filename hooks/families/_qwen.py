@@ -5,6 +5,7 @@ The tower has no dimension for the batch: the patches of all pictures stand in o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,22 +77,17 @@ QWEN2_VL = Family(
     views=_views,
     extra=_extra,
 )
-QWEN2_5_VL = Family(
+QWEN2_5_VL = replace(
+    QWEN2_VL,
     name="Qwen2.5-VL",
     model_types=("qwen2_5_vl",),
     published=("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
-    projector="model.visual.merger",
     layout=_window_layout,
-    views=_views,
-    extra=_extra,
 )
-QWEN3_VL = Family(
+QWEN3_VL = replace(
+    QWEN2_VL,
     name="Qwen3-VL",
     model_types=("qwen3_vl",),
     published=("Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
-    projector="model.visual.merger",
     deepstack="model.visual.deepstack_merger_list",
-    layout=_block_layout,
-    views=_views,
-    extra=_extra,
 )

@@ -318,12 +318,14 @@ def test_pitfall_13_what_is_kept_and_what_is_written_is_a_copy():
     def zero(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         args[0].zero_()  # of the layer after it: the same tensor
 
-    with keep(), held(after.register_forward_pre_hook(zero)), capture(vlm, "lm.1.*", "last") as acts:
+    one, other = capture(vlm, "lm.1.resid_post"), capture(vlm, "lm.1.resid_post", "last")
+    with keep(), held(after.register_forward_pre_hook(zero)), one as all_of_it, other as acts:
         vlm.forward(batch)
     assert far(kept[0], clean) > 1
     assert kept[0].untyped_storage().nbytes() == whole
     ours = acts["lm.1.resid_post", "last"].values
     assert torch.equal(ours, clean)
+    assert torch.equal(all_of_it["lm.1.resid_post"][:, -1], clean)
     assert ours.untyped_storage().nbytes() == whole // batch.width
     with keep(), patch(vlm, Patch("lm.2.resid_pre", Tensor.zero_)):
         vlm.forward(batch)
@@ -394,8 +396,8 @@ def label_orders(path: str) -> list[Any]:
         labels = store.rows("direct")["var:rank"].tolist()
         grid = probe_grid(store, "rank", folds=2)
         probe = LinearProbe().fit(store.read("lm.0.resid_post", "last", "direct").values, labels)
-    columns = ["fold", "n_classes", "accuracy", "control_accuracy", "shuffled_accuracy"]
-    return [list(set(labels)), probe.classes_.tolist(), probe.coef_.round(6).tolist(), grid[columns].values.tolist()]
+    right = [each.tolist() for column in ("correct", "control_correct") for each in grid[column]]
+    return [list(set(labels)), probe.classes_.tolist(), probe.coef_.round(6).tolist(), right]
 
 
 def test_pitfall_19_the_order_of_labels_is_the_same_in_every_process(tmp_path: Path):
