@@ -14,6 +14,7 @@ from seamscope.hooks import Activations, Vlm, capture
 
 from ._align import expand
 from ._conditions import hear
+from ._identity import used_by
 from ._run import Settings
 from .tasks import Item, Task
 
@@ -41,7 +42,7 @@ def capture_items(
         model=settings.model,
         task=task.name,
         conditions=conditions,
-        provenance={**asdict(settings), "pool": "mean", "sites": list(sites)},
+        provenance={**asdict(settings), "used": used_by(vlm), "pool": "mean", "sites": list(sites)},
     )
     size = settings.batch_size
     with (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from seamscope.hooks import checkpoint_folder
 
 if TYPE_CHECKING:
+    from seamscope.hooks import Vlm
+
     from ._run import Settings
 
 ENDS: Final = 1 << 20  # bytes at either end of a file of weights that are read; all of it would take minutes
@@ -25,6 +27,15 @@ def made_from(settings: Settings) -> dict[str, str]:
     if records.suffix == ".jsonl" and records.is_file():
         found["task"] = _digest([records])
     return found
+
+
+def used_by(vlm: Vlm) -> dict[str, str]:
+    """What "auto" came to on this machine: numbers in half precision depend on all of it."""
+    return {
+        "attn_implementation": vlm.attn_implementation,
+        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "device": vlm.device.type,
+    }
 
 
 def _digest(files: list[Path]) -> str:

@@ -21,6 +21,7 @@ from ._identity import made_from
 SETTINGS_FILE: Final = "run.json"
 LOCK_FILE: Final = ".lock"
 MADE_FROM: Final = "made_from"
+USED: Final = "used"
 UNCOUNTED: Final = ("batch_size", "engine")
 
 
@@ -67,6 +68,7 @@ class Run:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = Path(folder), settings
         self._made_from = made_from(settings)
+        self._used: dict[str, str] = {}
         self._lock = FileLock(self.folder / LOCK_FILE, timeout=0, is_singleton=True)
         self._check()
 
@@ -100,9 +102,19 @@ class Run:
         self._hold()
         if not known.exists():
             with replacing(known) as temporary:
-                settings = {**asdict(self.settings), MADE_FROM: self._made_from}
+                settings = {**asdict(self.settings), MADE_FROM: self._made_from, USED: self._used}
                 temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return self.folder / name
+
+    def uses(self, found: dict[str, str]) -> None:
+        """Note what the settings came to, such as a dtype; `RunError` if the run was begun with something else."""
+        before = read_settings(self.folder).get(USED, {}) if self.has(SETTINGS_FILE) else {}
+        other = [
+            f"{name}: {before[name]}, not {value}" for name, value in found.items() if before.get(name, value) != value
+        ]
+        if other:
+            raise RunError(f"{self.folder} was begun otherwise ({'; '.join(other)}); choose another --out")
+        self._used = found
 
     def _hold(self) -> None:
         """Keep other processes from writing here, until this one ends."""

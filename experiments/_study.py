@@ -18,6 +18,7 @@ from . import tasks
 from ._capture import capture_items
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
+from ._identity import used_by
 from ._locate import locate
 from ._plates import draw_plates, main_family
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
@@ -48,6 +49,7 @@ class Study:
         """The model, loaded and checked."""
         vlm = self._load(untrained=self.settings.untrained)
         check_sites(vlm, self._sites_of(vlm), self.settings.spans)
+        self.run.uses(used_by(vlm))
         return vlm
 
     @property

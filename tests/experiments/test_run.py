@@ -243,6 +243,17 @@ class TestIdentity:
         with pytest.raises(RunError, match="was made from another model: its files have changed"):
             Run(tmp_path / "run", settings)
 
+    def test_what_auto_came_to_may_not_change_halfway(self, tmp_path: Path) -> None:
+        first = Run(tmp_path / "run", Settings())
+        first.uses({"dtype": "bfloat16", "device": "cuda"})
+        first.derive("x", TABLE)
+        again = Run(tmp_path / "run", Settings())
+        again.uses({"dtype": "bfloat16", "device": "cuda"})
+        with pytest.raises(
+            RunError, match=r"was begun otherwise \(dtype: bfloat16, not float32; device: cuda, not cpu\)"
+        ):
+            again.uses({"dtype": "float32", "device": "cpu"})
+
     def test_other_records_under_the_same_name_are_another_run(self, tmp_path: Path) -> None:
         records = tmp_path / "mine.jsonl"
         records.write_text("{}")

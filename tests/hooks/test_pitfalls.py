@@ -31,7 +31,7 @@ from .families_oracle import plain_inputs, plain_logits, plain_score
 from .test_devices import spread
 
 SETTINGS = {"device": "cpu", "attn_implementation": "eager", "check": False}
-CLOSE = 1e-4  # of logits around 5: two ways to compute the same thing differ by less
+CLOSE = 1e-3  # of logits up to 14: two ways to compute the same thing differ by less
 TWINS = [shown(QUESTION, 1), shown(QUESTION, 2)]  # one text about two pictures
 PAIR = [shown(QUESTION, 1), shown("red card ?", 2)]  # of unequal length
 
