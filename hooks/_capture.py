@@ -168,6 +168,10 @@ class _Reader:
                 pool, lengths = _pooling(self._pool, each.lengths(point.site))
                 self._acts._lengths[name, each.span] = lengths
                 made.append(partial(copy, key=(name, each.span), index=each.index(point.site), pool=pool))
+        if GENERATED in self._acts.spans and has_steps(point.site):  # what there is if every row ends at once
+            self._acts._lengths[name, GENERATED] = torch.zeros(len(batch), dtype=torch.long)
+            nothing = torch.zeros(0, dtype=torch.long)
+            made.append(partial(copy, key=(name, GENERATED), index=nothing, pool=None))
         return made
 
     def step(self, point: Point, batch: Batch | None) -> list[Move]:

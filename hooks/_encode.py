@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from seamscope.hooks._batch import Batch
-from seamscope.hooks._errors import ModelError, RunError, SpanError
+from seamscope.hooks._errors import ModelError, RunError, SeamscopeError, SpanError
 from seamscope.hooks._frame import Framed, Framer
 from seamscope.hooks._geometry import Geometry, map_views, ramp
 from seamscope.hooks._prompt import Picture, Prompt, Promptable, Segment
@@ -50,7 +50,7 @@ class Encoder:
         endings = [None] * len(named) if answers is None else answers
         framed = [self._frame(prompt, name, answer) for (name, prompt), answer in zip(named, endings, strict=True)]
         images = [[picture.image for picture in prompt.pictures] for prompt in prompts]
-        inputs = self._family.process(self._processor, framed, images, padding)
+        inputs = self._process(framed, images, padding, [name for name, _ in named])
         visual = self._visual(prompts)
         spans = self._spans(named, framed, inputs, visual)
         extra = self._family.extra(self._model, inputs)
@@ -77,6 +77,18 @@ class Encoder:
                 f"encode prompts with {' and '.join(map(str, sorted(counts)))} pictures apart"
             )
 
+    def _process(
+        self, framed: Sequence[Framed], images: Sequence[Sequence[Any]], padding: str, names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Run the processor; what it refuses, a picture of an odd shape say, is told in one line."""
+        try:
+            return self._family.process(self._processor, framed, images, padding)
+        except SeamscopeError:
+            raise
+        except Exception as error:
+            told = " ".join(str(error).split())
+            raise RunError(f"the processor refuses {', '.join(map(repr, names[:4]))}: {told}") from error
+
     def _visual(self, prompts: Sequence[Prompt]) -> Visual | None:
         rows = [
             [self._geometry(each.image.size, len(prompt.pictures)) for each in prompt.pictures] for prompt in prompts
@@ -88,7 +100,7 @@ class Encoder:
         if (size, n) not in self._known:
             picture = Picture(image=ramp(size))
             asked = self._frame(Prompt(segments=(Segment("?"),), pictures=(picture,) * n), "ramp")
-            inputs = self._family.process(self._processor, [asked], [[picture.image] * n], "left")
+            inputs = self._process([asked], [[picture.image] * n], "left", [f"of {size[0]} x {size[1]} pixels"])
             self._known[size, n] = self._learn(size, (self._model, self._processor, inputs, n))
         return self._known[size, n]
 
@@ -161,6 +173,8 @@ def named_prompts(
     """
     if not items:
         raise RunError("nothing to encode: an empty list of items")
+    if answers is not None and (isinstance(answers, str) or not all(isinstance(each, str) for each in answers)):
+        raise RunError("answers are a list of texts, one for each item")
     if answers is not None and len(answers) != len(items):
         raise RunError(f"{len(answers)} answers were given for {len(items)} items")
     return [_named(item, row, condition) for row, item in enumerate(items)]

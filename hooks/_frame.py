@@ -47,9 +47,9 @@ class Framer:
 
     def __init__(self, model: Any, processor: Any, family: Family) -> None:
         self._render = partial(family.render, processor)
-        placeholder = getattr(processor, "image_token", None)
-        token = processor.tokenizer.convert_ids_to_tokens(image_token_id(model.config))
-        self._reserved = tuple(dict.fromkeys(str(word) for word in (placeholder, token) if word))
+        words = [getattr(processor, f"{medium}_token", None) for medium in ("image", "video", "audio")]
+        words.append(processor.tokenizer.convert_ids_to_tokens(image_token_id(model.config)))
+        self._reserved = tuple(dict.fromkeys(str(word) for word in words if word))
         self.end = _turn_end(model, processor)
 
     def __call__(self, prompt: Prompt, name: str, answer: str | None = None) -> Framed:
@@ -94,7 +94,7 @@ def _turn_end(model: Any, processor: Any) -> str:
 def _validate(reserved: Sequence[str], prompt: Prompt, name: str) -> None:
     for word in reserved:
         if word in prompt.text:
-            raise SpanError(f"the text of item {name!r} contains the image placeholder {word!r}")
+            raise SpanError(f"the text of item {name!r} contains the placeholder {word!r}, which stands for a picture")
     for span in (span for segment in prompt.segments for span in segment.spans):
         if span.split(".")[0] in RESERVED:
             raise SpanError(f"item {name!r} names a segment {span!r}; the names {', '.join(RESERVED)} are reserved")

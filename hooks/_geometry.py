@@ -111,8 +111,11 @@ def _line(view: Any, channel: int, n: int, *, like: float) -> tuple[float, float
         return np.nan, np.nan
     colour = np.where(inside, view[channel], 0).sum(axis=channel)[seen] / inside.sum(axis=channel)[seen]
     at, shown = np.flatnonzero(seen) + 0.5, (colour - _DARK) / _step(n) + 0.5
+    if n == 1:  # one pixel shows no slope: all that is seen is that pixel
+        return 1 / len(at), float((0.5 - at[0]) / len(at))
     if len(at) == 1:
-        return like, float(shown[0] - like * at[0])
+        scale = like if np.isfinite(like) else float(n)  # nothing else shows it, so this row shows all of it
+        return scale, float(shown[0] - scale * at[0])
     middle = slice(len(at) // 4, len(at) - len(at) // 4)
     rough = np.polyfit(at[middle], shown[middle], 1)[0] if len(at) > 4 else 1.0
     # At the border a picture mixes with what is beyond it, as far as resizing looks: some of the picture's own pixels.

@@ -58,6 +58,7 @@ def load_vlm(
     its family is not supported, or a self-check fails.
     """
     choose("engine", engine, ENGINES, ModelError)
+    choose("remote", str(remote), ("False", "True", "local"), ModelError)
     if remote and (engine != "nnsight" or device != "auto" or device_map is not None or untrained):
         raise ModelError("remote=True goes with engine='nnsight' and trained weights, and leaves devices to the NDIF")
     if device_map is not None and (device != "auto" or untrained):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from seamscope.hooks._errors import SpanError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -17,6 +19,10 @@ class Box:
     top: float
     right: float
     bottom: float
+
+    def __post_init__(self) -> None:
+        if not (self.left <= self.right and self.top <= self.bottom):
+            raise SpanError(f"{self} has its edges in the wrong order, or no numbers for them")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import torch
 from seamscope.hooks import Box, ModelError, Prompt, RunError, Site, SpanError, Vlm, load_vlm
 from seamscope.hooks.families._rules import plain_views
 
+from ..checkpoints import BUILDERS
 from .conftest import ask, picture
 
 
@@ -175,3 +176,39 @@ def test_spans_tell_where_they_are(each: Vlm, prompts):
     assert not batch.has("vision.0.resid_post", "question")
     assert not batch.has("lm.0.mlp_out", "intermediate")
     assert not each.encode(prompts[2:]).has("projector.out", "image")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
+def test_a_picture_one_pixel_wide_is_where_its_tokens_are(vlm: Vlm, size: tuple[int, int]):
+    box = Box(left=0, top=0, right=size[0], bottom=size[1])
+    batch = vlm.encode([ask("red ?", picture(0, size=size, boxes=(box,)))])
+    assert torch.equal(batch.spans[0]["image.object.0"], batch.spans[0]["image"])
+
+
+def test_what_the_processor_refuses_is_told_in_one_line(tmp_path: Path):
+    vlm = load_vlm(BUILDERS["qwen2_vl"](tmp_path), device="cpu", check=False)
+    with pytest.raises(RunError, match=r"^the processor refuses '0': .*aspect ratio"):
+        vlm.encode([ask("red ?", picture(0, size=(2, 1000)))])
+    with pytest.raises(SpanError, match=r"contains the placeholder '<\|video_pad\|>'"):
+        vlm.encode([ask("red <|video_pad|> ?", picture(0))])
+
+
+def test_a_flat_picture_in_a_tile_has_its_object(tmp_path: Path):
+    """In the first tile a single row of pixels shows it."""
+    vlm = load_vlm(BUILDERS["mllama"](tmp_path), device="cpu", check=False)
+    box = Box(left=0, top=0, right=2000, bottom=20)
+    visual = vlm.encode([ask("red ?", picture(0, size=(2000, 20), boxes=(box,)))]).visual
+    assert visual is not None
+    assert len(visual.spans["projector"][0]["image.object.0"]) >= 4
+
+
+def test_answers_are_texts(vlm: Vlm):
+    for answers in ("x", ["one", None], [3]):
+        with pytest.raises(RunError, match="answers are a list of texts"):
+            vlm.encode([ask("red ?")] * len(answers), answers=answers)
+
+
+def test_a_box_has_its_edges_in_order():
+    for edges in ((20, 0, 10, 5), (0, 9, 5, 3), (0, 0, float("nan"), 1)):
+        with pytest.raises(SpanError, match="edges in the wrong order"):
+            Box(left=edges[0], top=edges[1], right=edges[2], bottom=edges[3])

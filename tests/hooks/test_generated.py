@@ -120,6 +120,7 @@ def test_one_token_leaves_nothing_that_was_read_again(vlm: Vlm) -> None:
     assert acts.generated is not None
     assert acts.generated.lengths.tolist() == [0, 0, 0]
     assert acts["lm.0.resid_post", "last"].lengths.tolist() == [1, 1, 1]
+    assert acts["lm.0.resid_post", "generated"].lengths.tolist() == [0, 0, 0]
 
 
 def test_generated_exists_while_generating_only(vlm: Vlm) -> None:
@@ -128,3 +129,13 @@ def test_generated_exists_while_generating_only(vlm: Vlm) -> None:
         vlm.forward(batch)
     with pytest.raises(SiteError, match="has no 'generated' tokens"), capture(vlm, "lm.0.pattern", "generated"):
         pass
+
+
+def test_rows_that_end_at_once_are_empty_and_not_missing(vlm: Vlm) -> None:
+    batch = vlm.encode([prompt(vlm, 6, image=0)])
+    first = int(vlm.forward(batch)[0, -1].argmax())
+    acts = generate(vlm, batch, first)
+    assert acts.generated.lengths.tolist() == [0]
+    found = acts["lm.2.resid_post", "generated"]
+    assert found.lengths.tolist() == [0]
+    assert found.values.shape == (0, vlm.d_model)
