@@ -1,7 +1,7 @@
 """What nnsight costs beside plain torch hooks, one forward pass under capture: `python benchmarks/engines.py --json`.
 
-Both engines run in one process on the same batch of the shipped organism, in turn. `ms` are the median and the
-quartiles of a pass with no site, the residual stream, and every site captured; `ratio` is nnsight's median over torch's.
+Both engines run in one process on the same batch of the shipped organism, in turn. `ms` are median and quartiles of a
+pass with no site, the residual stream, and every site captured; `ratio` is nnsight's median over torch's.
 """
 
 from __future__ import annotations

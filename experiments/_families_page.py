@@ -199,8 +199,8 @@ SITES: Final = (
     "`projector.out` is one everywhere; where no other is listed, nothing of the picture passes it by."
 )
 NOTES: Final = """
-- *Idle layers of the tower.* LLaVA 1.5 and LLaVA-NeXT read their tower before its last layer, Molmo2 some way below it:
-  what is patched behind the last layer that is read changes nothing, and says nothing of the picture.
+- *Idle layers of the tower.* LLaVA 1.5 and LLaVA-NeXT read their tower before its last layer: what is patched behind
+  the layer that is read changes nothing, and says nothing of the picture.
 - *DeepStack* (`lm.L.deepstack`): what the model adds to the image tokens behind its first layers. `lm.L.resid_pre` of
   the next layer is `lm.L.resid_post` plus this, so patching the projector alone, or one early layer alone, leaves a
   bypass open.
