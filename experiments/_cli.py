@@ -281,14 +281,23 @@ def families(
 
 
 @tasks_app.callback()
-def list_tasks(context: typer.Context, as_json: o.AsJson = False) -> None:
+@o.one_line_errors
+def list_tasks(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Say which profile suits this model.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="This task, or .jsonl file, only.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
     """List the tasks."""
     from . import tasks
 
     if context.invoked_subcommand is not None:
         return
-    found = {name: tasks.get(name).summary for name in tasks.DATA_SETS}
-    found["PATH.jsonl"] = "your own records: image, question, intermediate, answer"
+    found = {name: tasks.get(name).summary for name in ([task] if task else tasks.DATA_SETS)}
+    if task is None:
+        found["PATH.jsonl"] = "your own records: image, question, intermediate, answer"
+    if model is not None:
+        found["--profile"] = "small" if model.startswith("organism") else "full"
     if as_json:
         return o.emit(found)
     o.show("\n".join(f"{name:15} {summary}" for name, summary in found.items()))

@@ -356,3 +356,12 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
         with open_store(killed / name) as ours, open_store(whole / name) as theirs:
             assert ours.verify() == theirs.verify()
     assert not [file.name for file in killed.iterdir() if "partial" in file.name]
+
+
+def test_tasks_can_be_asked_for_one_task_and_one_model() -> None:
+    listed = json.loads(run("tasks", "--task", "cards.sum", "--model", "owner/name", "--json").stdout)
+    assert set(listed) == {"cards.sum", "--profile"}
+    assert listed["--profile"] == "full"
+    refused = run("tasks", "--task", "cards.product")
+    assert refused.exit_code == 2
+    assert "unknown task 'cards.product'" in refused.stderr
