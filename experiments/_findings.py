@@ -201,7 +201,7 @@ class Findings:
             for value in ("base", "ceiling", "patched")
         ]
         base, ceiling, patched = (self.items.mean(curve.values) for curve in curves if curve is not None)
-        return (base - patched) / np.maximum(base - ceiling, 1e-6)
+        return (base - patched) / np.maximum(base - ceiling, BESIDE)
 
     def _repair(self, rows: pd.DataFrame, experiment: str, spans: Sequence[str], question: str) -> Floats:
         """The share of answers, of those that fail directly, that come right at the best cell of several spans."""

@@ -63,7 +63,7 @@ class Vlm:
         size = f"{self.n_vision_layers} vision and {self.n_layers} decoder layers of width {self.d_model}"
         return f"Vlm({self.name!r}, {self.family.name}, {size}, {self.dtype}, {self.device})"
 
-    @property
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """Every site of this model, in forward order; `lm.L.pattern` under eager attention only."""
         kinds = [kinds_of(self.anatomy, layer, self.attn_implementation) for layer in range(self.n_layers)]

@@ -14,7 +14,7 @@ import torch
 
 from seamscope.hooks._layout import NOWHERE, Layout, chain, grid
 from seamscope.hooks.families._family import Family
-from seamscope.hooks.families._rules import colours, plain_extra, side_of
+from seamscope.hooks.families._rules import colours, plain_extra, repeat, side_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +43,7 @@ def _layout(model: Any, processor: Any, inputs: Inputs, n: int) -> Layout:
 
 
 def _tiles(cells: Places, used: int, most: int) -> Places:
-    full = [cells + np.array([view, 0, 0, 0, 0]) for view in range(used)]
-    return chain([*full, *[np.full_like(cells, np.nan)] * (most - used)])
+    return chain([repeat(cells, used), *[np.full_like(cells, np.nan)] * (most - used)])
 
 
 def _n_tiles(inputs: Inputs) -> int:
