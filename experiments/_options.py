@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -15,6 +15,8 @@ import torch
 import typer
 
 from seamscope.hooks import SeamscopeError
+
+from ._json import plain
 
 if TYPE_CHECKING:
     from ._verdict import Verdict
@@ -91,19 +93,7 @@ def show(text: str) -> None:
 
 def emit(result: Any) -> None:
     """Print one JSON object; numbers that are not finite become null."""
-    typer.echo(json.dumps(_plain(result), allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, pd.DataFrame):
-        return json.loads(value.to_json(orient="records", double_precision=15))
-    if isinstance(value, Mapping):
-        return {str(name): _plain(held) for name, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(held) for held in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
+    typer.echo(json.dumps(plain(result), allow_nan=False))
 
 
 def gap_table(gap: pd.DataFrame) -> str:

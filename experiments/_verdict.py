@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, Final
+
+from ._json import plain
 
 LOCI: Final = {
     "not_encoded": "the vision tower never makes the intermediate available",
@@ -75,12 +76,4 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types for `verdict.json`; what could not be measured is None."""
-        return _plain(asdict(self))  # type: ignore[no-any-return]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(held) for name, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(held) for held in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+        return plain(asdict(self))  # type: ignore[no-any-return]
