@@ -1,8 +1,22 @@
-"""Activations at rest: one HDF5 file per run, whose format docs/store_format.md describes."""
+"""Activations at rest: HDF5 files, whose format docs/store_format.md describes."""
 
+from seamscope.activations._background import Background, to_host
+from seamscope.activations._joined import join_stores
 from seamscope.activations._layout import FORMAT_VERSION
 from seamscope.activations._schema import Schema
+from seamscope.activations._shards import Shards
 from seamscope.activations._store import Store, open_store
 from seamscope.activations._writer import StoreWriter, create_store
 
-__all__ = ["FORMAT_VERSION", "Schema", "Store", "StoreWriter", "create_store", "open_store"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Background",
+    "Schema",
+    "Shards",
+    "Store",
+    "StoreWriter",
+    "create_store",
+    "join_stores",
+    "open_store",
+    "to_host",
+]

@@ -39,14 +39,14 @@ def _to_cell(name: str, value: Any) -> Cell:
 
 
 def encode(name: str, cells: Sequence[Cell]) -> dict[str, tuple[str, Array]]:
-    """Parts of a column as they stand in the file, each with its type; only text has `offsets`."""
+    """Parts of a column as they stand in the file, each with its type; only text has `lengths`."""
     kind = kind_of(name, types_of(cells))
     missing = ("bool", np.array([cell is None for cell in cells], dtype="|u1"))
     if kind == TEXT:
         texts = [b"" if cell is None else str(cell).encode() for cell in cells]
-        offsets = np.cumsum([0, *map(len, texts)], dtype="<i8")
+        lengths = np.array([len(text) for text in texts], dtype="<i4")
         values = np.frombuffer(b"".join(texts), "|u1")
-        return {"values": ("uint8", values), "offsets": ("int64", offsets), "missing": missing}
+        return {"values": ("uint8", values), "lengths": ("int32", lengths), "missing": missing}
     gap = np.nan if kind == "float64" else 0
     values = np.array([gap if cell is None else cell for cell in cells], FILE_DTYPES[kind])
     return {"values": (kind, values), "missing": missing}
@@ -70,17 +70,17 @@ def decode(parts: dict[str, tuple[str, Array]]) -> pd.Series[Any]:
     """A column as pandas holds it: text with None, or numbers in a nullable type where some are missing."""
     kind, values = parts["values"]
     missing = parts["missing"][1].astype(bool)
-    if "offsets" in parts:
-        return pd.Series(_texts(values, parts["offsets"][1], missing))
+    if "lengths" in parts:
+        return pd.Series(_texts(values, parts["lengths"][1], missing), dtype=object)
     column = pd.Series(values != 0 if kind == "bool" else values)
     if kind == "float64" or not missing.any():
         return column
     return column.astype("boolean" if kind == "bool" else "Int64").mask(missing)
 
 
-def _texts(values: Array, offsets: Array, missing: Array) -> list[str | None]:
-    blob, ends = values.tobytes(), offsets.tolist()
-    if ends[:1] != [0] or ends[-1] != len(blob) or len(ends) != len(missing) + 1 or ends != sorted(ends):
-        raise StoreError("is damaged: the offsets of a text column do not fit its bytes")
-    pieces = zip(ends[:-1], ends[1:], missing.tolist(), strict=True)
+def _texts(values: Array, lengths: Array, missing: Array) -> list[str | None]:
+    blob, ends = values.tobytes(), np.cumsum(lengths, dtype=np.int64).tolist()
+    if len(ends) != len(missing) or (lengths < 0).any() or (ends or [0])[-1] != len(blob):
+        raise StoreError("is damaged: the lengths of a text column do not fit its bytes")
+    pieces = zip([0, *ends], ends, missing.tolist(), strict=False)
     return [None if gone else blob[start:stop].decode() for start, stop, gone in pieces]

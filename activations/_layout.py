@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from seamscope.hooks import StoreError
 
 FORMAT = "seamscope-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PARTIAL = ".partial"  # what the name of an unfinished file ends in
+SHARDS = ".shards"  # the folder beside `run.h5` is `run.shards`
 SCHEMA = "schema"
 MANIFEST = "manifest"
 CONDITIONS = "conditions"
@@ -45,10 +48,20 @@ def is_text(value: str) -> bool:
 
 
 def acts_path(condition: str, site: str, span: str) -> str:
-    """Group of one activation: `values` and `offsets`."""
-    return f"{CONDITIONS}/{condition}/acts/{site}/{span}"
+    """Group of one activation: `values` and `lengths`."""
+    return f"/{CONDITIONS}/{condition}/acts/{site}/{span}"
 
 
 def column_path(condition: str, column: str) -> str:
-    """Group of one column of the rows: `values`, `missing`, and `offsets` where it holds text."""
-    return f"{CONDITIONS}/{condition}/rows/{column}"
+    """Group of one column of the rows: `values`, `missing`, and `lengths` where it holds text."""
+    return f"/{CONDITIONS}/{condition}/rows/{column}"
+
+
+def shard_folder(store: Path) -> Path:
+    """Where the shards of a store are."""
+    return store.with_suffix(SHARDS)
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(path.name + PARTIAL)

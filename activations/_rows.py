@@ -1,19 +1,63 @@
-"""The table of rows of one condition, gathered while batches come in and written at the end."""
+"""What one condition has gathered so far: its table of rows, and the activations of those rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
-import h5py
+import numpy as np
 import pandas as pd
 
 from seamscope.activations import _layout as layout
+from seamscope.activations._bits import Array, dtype_name, to_array
 from seamscope.activations._columns import Cell, encode, kind_of, to_cells, types_of
-from seamscope.activations._growing import Entries, Growing
-from seamscope.hooks import StoreError
+from seamscope.hooks import Ragged, StoreError
+
+Key = tuple[str, str]  # site, span
+Content = tuple[str, str, Array]  # path in the file, type, bits
 
 
-class RowBuffer:
+class Gathered:
+    """Rows and activations of one condition, and the order in which the file has them."""
+
+    def __init__(self) -> None:
+        self._table, self._acts = Table(), Acts()
+        self._places: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def add(self, rows: pd.DataFrame, acts: Mapping[Key, Ragged], places: Sequence[int] | None) -> None:
+        """Add a batch; raises `StoreError` if anything does not fit, and then adds nothing of it."""
+        cells = self._table.check(rows)
+        self._acts.check(len(rows), acts)
+        before = len(self)
+        places = range(before, before + len(rows)) if places is None else places
+        if len(places) != len(rows) or not {*self._places}.isdisjoint(places):
+            raise StoreError(f"{len(rows)} rows need as many places, which no other row has; got {list(places)}")
+        self._acts.extend(len(rows), acts)
+        self._table.extend(cells)
+        self._places.extend(places)
+
+    @property
+    def datasets(self) -> int:
+        """How many datasets it will be."""
+        return 3 * len(self._table.columns) + 2 * len(self._acts.forms)
+
+    @property
+    def nbytes(self) -> int:
+        """What they will take, but for the table."""
+        return self._acts.nbytes + 4 * len(self) * len(self._acts.forms)
+
+    def contents(self, condition: str) -> Iterator[Content]:
+        """All datasets as they stand in the file."""
+        order = sorted(range(len(self)), key=self._places.__getitem__)
+        moved = None if order == list(range(len(self))) else order
+        yield from self._table.contents(condition, moved)
+        yield from self._acts.contents(condition, moved)
+
+
+class Table:
     """Rows so far, column by column; a column that came late is missing in the rows before it."""
 
     def __init__(self) -> None:
@@ -52,13 +96,68 @@ class RowBuffer:
         for name in dict.fromkeys(chain(self.columns, cells)):
             self.columns.setdefault(name, [None] * before).extend(cells.get(name, [None] * added))
 
-    def write(self, condition: h5py.Group) -> Entries:
-        """Write every column below the condition's group; returns manifest entries."""
-        entries: Entries = {}
+    def contents(self, condition: str, order: Sequence[int] | None = None) -> Iterator[Content]:
+        """Every column as it stands in the file, in another order if one is given."""
         for name, cells in self.columns.items():
-            group = condition.create_group(f"rows/{name}")
-            for part, (dtype, array) in encode(name, cells).items():
-                dataset = Growing(group, part, like=array, dtype=dtype)
-                dataset.append(array)
-                entries |= dataset.entry()
-        return entries
+            moved = cells if order is None else [cells[row] for row in order]
+            for part, (dtype, array) in encode(name, moved).items():
+                yield f"{layout.column_path(condition, name)}/{part}", dtype, array
+
+
+class Acts:
+    """Activations so far, copied to the host; a row that has none of a span has no tokens there."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self.forms: dict[Key, tuple[str, tuple[int, ...]]] = {}
+        self._values: dict[Key, list[Array]] = {}
+        self._lengths: dict[Key, list[tuple[int, Array]]] = {}  # first row of a batch, and its rows' lengths
+
+    @property
+    def nbytes(self) -> int:
+        """What the values take, on the host."""
+        return sum(piece.nbytes for pieces in self._values.values() for piece in pieces)
+
+    def check(self, rows: int, acts: Mapping[Key, Ragged]) -> None:
+        """Raise `StoreError` if a batch does not fit the batches before it; changes nothing."""
+        for key, ragged in acts.items():
+            what = " ".join(key)
+            form = _form(ragged)
+            if len(ragged) != rows:
+                raise StoreError(f"{what} has {len(ragged)} rows of activations for {rows} rows")
+            if 0 in form[1]:
+                raise StoreError(f"{what} has empty features of shape {form[1]}")
+            if form != self.forms.get(key, form):
+                raise StoreError(f"{what} was {self.forms[key]} in an earlier batch and is {form} now")
+
+    def extend(self, rows: int, acts: Mapping[Key, Ragged]) -> None:
+        """Copy a batch that `check` passed."""
+        for key, ragged in acts.items():
+            self.forms.setdefault(key, _form(ragged))
+            self._values.setdefault(key, []).append(to_array(ragged.values).copy())
+            lengths = ragged.lengths.cpu().numpy().astype("<i4")
+            self._lengths.setdefault(key, []).append((self._rows, lengths))
+        self._rows += rows
+
+    def contents(self, condition: str, order: Sequence[int] | None = None) -> Iterator[Content]:
+        """Every activation as it stands in the file, its rows in another order if one is given."""
+        for key, (dtype, _) in self.forms.items():
+            values, lengths = np.concatenate(self._values[key]), np.zeros(self._rows, "<i4")
+            for start, piece in self._lengths[key]:
+                lengths[start : start + len(piece)] = piece
+            if order is not None:
+                values, lengths = _moved(values, lengths, order)
+            group = layout.acts_path(condition, *key)
+            yield f"{group}/values", dtype, values
+            yield f"{group}/lengths", "int32", lengths
+
+
+def _form(ragged: Ragged) -> tuple[str, tuple[int, ...]]:
+    return dtype_name(ragged.values), tuple(ragged.values.shape[1:])
+
+
+def _moved(values: Array, lengths: Array, order: Sequence[int]) -> tuple[Array, Array]:
+    """Rows of tokens in another order."""
+    starts, moved = (np.cumsum(lengths) - lengths)[list(order)], lengths[list(order)]
+    shifts = starts - (np.cumsum(moved) - moved)
+    return values[np.arange(len(values)) + np.repeat(shifts, moved)], moved

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,7 +13,8 @@ from seamscope.activations._layout import FORMAT_VERSION, check_name
 from seamscope.hooks import StoreError
 
 _PACKAGES = ("seamscope", "torch", "transformers", "numpy", "h5py")
-_OURS = ("created", "format_version", "versions")
+_LONGEST = 80  # characters of a value in a message
+_OURS = ("format_version", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class Schema:
         model: name of the model that was run.
         task: name of the task.
         conditions: conditions that rows may be appended under.
-        provenance: anything that JSON can hold, such as the options of the run. The store adds `created`
-            (UTC), `format_version` and `versions` of the packages; these three keys are not yours to give.
+        provenance: anything that JSON can hold, such as the options of the run. The store adds
+            `format_version` and the `versions` of the packages; these two keys are not yours to give.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Schema:
         taken = sorted(set(_OURS) & set(self.provenance))
         if taken:
             raise StoreError(f"provenance key {taken[0]!r} is written by the store itself; name yours otherwise")
-        own = {"created": _now(), "format_version": FORMAT_VERSION, "versions": _versions()}
+        own = {"format_version": FORMAT_VERSION, "versions": _versions()}
         return Schema(
             model=self.model,
             task=self.task,
@@ -65,6 +65,16 @@ class Schema:
             return json.dumps(content, ensure_ascii=False, indent=1).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"provenance must be plain JSON: {error}") from error
+
+    def differences(self, other: Schema) -> list[str]:
+        """What another schema says otherwise, as "name: theirs, not ours"."""
+        mine, theirs = (_flat(json.loads(each.to_json())) for each in (self, other))
+        names = dict.fromkeys([*mine, *theirs])
+        return [
+            f"{name}: {_told(theirs, name)}, not {_told(mine, name)}"
+            for name in names
+            if mine.get(name, _ABSENT) != theirs.get(name, _ABSENT)
+        ]
 
     @classmethod
     def from_json(cls, raw: bytes) -> Schema:
@@ -89,8 +99,21 @@ def parse_json(what: str, raw: bytes) -> Any:
         raise StoreError(f"its {what} is not JSON") from error
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+_ABSENT = object()
+
+
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry for each leaf, by the keys that lead there: `provenance` itself is not worth a word."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = _flat(value) if isinstance(value, Mapping) and value else None
+        found |= {key: value} if inner is None else {f"{key}.{name}": leaf for name, leaf in inner.items()}
+    return {name.removeprefix("provenance."): leaf for name, leaf in found.items()}
+
+
+def _told(content: Mapping[str, Any], name: str) -> str:
+    text = repr(content[name]) if name in content else "nothing"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _versions() -> dict[str, str]:

@@ -1,45 +1,46 @@
-"""Reading a store."""
+"""Reading a store, of one file or of several that one joins."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-import h5py
+import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from seamscope.activations import _layout as layout
-from seamscope.activations import _trust as trust
-from seamscope.activations._columns import decode
-from seamscope.activations._ragged_io import read_ragged
-from seamscope.activations._schema import Schema
+from seamscope.activations._bits import to_tensor
+from seamscope.activations._joined import Shard, check_virtual, shards_of, unfinished
+from seamscope.activations._part import Form, Key, Numbers, Part
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError, choose
 
 Rows = slice | Sequence[int] | Sequence[bool] | NDArray[Any]
+_OPEN: Final = 64  # shards that are kept open
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """Open a finished store for reading.
+    """Open a finished store for reading: its file, or one of its shards.
 
-    The file is not trusted: links, virtual or external data, foreign types and sizes that are not there are
-    refused before anything is read. Contents are compared with their checksums only by `Store.verify`.
+    A file is not trusted: links, foreign types and sizes that are not there are refused before any data are read,
+    and data of other files are read only from shards whose checksums the store knows. Contents are compared with
+    their checksums by `Store.verify`.
 
     Raises:
         StoreError: in one line, if the file is missing, foreign, unfinished, newer or damaged.
     """
     place = Path(path)
-    if not place.is_file():
-        raise StoreError(f"there is no store {place}")
-    with _as_store_error(place):
-        file = h5py.File(place, "r")
+    if not place.exists():
+        unfinished(place)
+    part = Part(place)
     try:
-        return Store(place, file)
+        return Store(part)
     except BaseException:
-        file.close()
+        part.close()
         raise
 
 
@@ -48,39 +49,53 @@ class Store:
 
     Attributes:
         path: the file.
-        schema: what was given to `create_store`, its provenance completed by the store.
+        schema: what was given when it was created, its provenance completed by the store.
         conditions: conditions that have rows, in the schema's order.
         sites: sites that any condition has, in the order in which they were written.
         spans: spans that any condition has, likewise.
+        shards: the files whose rows it joins; none where it is one file.
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self._file = path, file
-        with _as_store_error(path):
-            trust.check_header(file)
-            self._entries = trust.check_manifest(file)
-            self.schema = Schema.from_json(file[layout.SCHEMA][()].tobytes())
-            self._columns, self._cells = _index(list(self._entries))
-        self.conditions = tuple(c for c in self.schema.conditions if c in self._columns)
-        pairs = [pair for condition in self.conditions for pair in self._cells.get(condition, [])]
-        self.sites = tuple(dict.fromkeys(site for site, _ in pairs))
-        self.spans = tuple(dict.fromkeys(span for _, span in pairs))
+    def __init__(self, part: Part) -> None:
+        self.path, self.schema, self._part = part.path, part.schema, part
+        self.shards: tuple[Shard, ...] = shards_of(part)
+        self.conditions = tuple(each for each in self.schema.conditions if each in part.columns)
+        self._cells: dict[str, dict[Key, Form]] = {each: part.cells.get(each, {}) for each in self.conditions}
+        keys = [key for cells in self._cells.values() for key in cells]
+        self.sites = tuple(dict.fromkeys(site for site, _ in keys))
+        self.spans = tuple(dict.fromkeys(span for _, span in keys))
+        self._opened: dict[Path, Part] = {}
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What was given to `create_store`, with `created`, `format_version` and `versions`."""
+        """What was given when it was created, with `format_version` and `versions`."""
         return dict(self.schema.provenance)
+
+    @property
+    def made_with(self) -> list[dict[str, Any]]:
+        """What does not change results beyond rounding, such as the device; several where shards differ in it."""
+        parts = [self._shard(shard) for shard in self.shards] or [self._part]
+        found = [part.manifest.get("made_with", {}) for part in parts]
+        return [each for k, each in enumerate(found) if each not in found[:k]]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its files have."""
+        return self.path.stat().st_size + sum(shard.bytes for shard in self.shards)
 
     def cells(self, condition: str) -> tuple[tuple[str, str], ...]:
         """The (site, span) pairs that one condition has."""
-        return tuple(self._cells.get(choose("condition", condition, self.conditions, StoreError), []))
+        return tuple(self._cells[choose("condition", condition, self.conditions, StoreError)])
+
+    def n_rows(self, condition: str) -> int:
+        """How many rows a condition has."""
+        return self._part.n_rows(choose("condition", condition, self.conditions, StoreError))
 
     def rows(self, condition: str) -> pd.DataFrame:
-        """The table of rows of one condition, in the order in which they were appended."""
+        """The table of rows of one condition, in the order of the store."""
         choose("condition", condition, self.conditions, StoreError)
-        with self._reading():
-            columns = {name: self._column(condition, name) for name in self._columns[condition]}
-            return pd.DataFrame(columns)
+        self._require_open()
+        return self._part.rows(condition)
 
     def read(self, site: str, span: str, condition: str, rows: Rows | None = None) -> Ragged:
         """Activations of one cell in their exact type, of all rows or of some.
@@ -94,33 +109,47 @@ class Store:
         Raises:
             SiteError, SpanError, StoreError: if a name is unknown, or the condition has no such cell.
         """
-        choose("condition", condition, self.conditions, StoreError)
-        choose("site", site, self.sites, SiteError)
-        choose("span", span, self.spans, SpanError)
-        if (site, span) not in self._cells.get(condition, []):
-            raise StoreError(f"{self.path} has no {site} at {span} under {condition}")
-        with self._reading():
-            group = self._file[layout.acts_path(condition, site, span)]
-            dtype = self._entries[group["values"].name]["dtype"]
-            return read_ragged(group, dtype, rows)
+        form = self._form(condition, (site, span))
+        wanted = _row_numbers(rows, self.n_rows(condition))
+        unique, order = np.unique(wanted, return_inverse=True)
+        plans = list(self._plan(condition, (site, span), unique))
+        lengths = np.concatenate([each.lengths for each in plans]) if plans else np.zeros(0, np.int64)
+        values = np.empty((int(lengths.sum()), *form.feature), layout.FILE_DTYPES[form.dtype])
+        filled = 0
+        for each in plans:
+            size = int(each.lengths.sum())
+            if size:
+                each.part.read_into(values[filled : filled + size], condition, (site, span), each.pieces)
+            filled += size
+        ragged = Ragged(to_tensor(values, form.dtype), torch.from_numpy(lengths))
+        return ragged if np.array_equal(unique, wanted) else ragged[torch.from_numpy(order)]
 
-    def verify(self) -> int:
+    def verify(self, *, progress: bool = False) -> int:
         """Read everything and compare it with its checksums; gives the number of datasets.
 
         Raises:
-            StoreError: naming the datasets that differ.
+            StoreError: naming the datasets that differ, and their files.
         """
-        with self._reading():
-            sums = {name: trust.checksum(self._file[name]) for name in self._entries}
-            damaged = [name for name, entry in self._entries.items() if sums[name] != entry["sha256"]]
-            if damaged:
-                names = ", ".join(damaged)
-                raise StoreError(f"is damaged: {len(damaged)} datasets differ from their checksums: {names}")
-        return len(self._entries)
+        self._require_open()
+        check_virtual(self._part, [self._shard(shard) for shard in self.shards])
+        parts = [self._part, *(self._shard(shard) for shard in self.shards)]
+        damaged: list[str] = []
+        count = 0
+        with tqdm(parts, desc="verify", unit="file", disable=not progress) as bar:
+            for part in bar:
+                for path, differs in part.damaged():
+                    count += 1
+                    damaged += [path if part is self._part else f"{part.path.name}:{path}"] * differs
+        if damaged:
+            names = ", ".join(damaged[:8]) + (", …" if len(damaged) > 8 else "")
+            raise StoreError(f"{self.path} is damaged: {len(damaged)} datasets differ from their checksums: {names}")
+        return count
 
     def close(self) -> None:
-        """Close the file; reading ends."""
-        self._file.close()
+        """Close the files; reading ends."""
+        for part in (self._part, *self._opened.values()):
+            part.close()
+        self._opened.clear()
 
     def __enter__(self) -> Store:
         return self
@@ -132,41 +161,79 @@ class Store:
         held = f"conditions={self.conditions}, {len(self.sites)} sites, spans={self.spans}"
         return f"Store({str(self.path)!r}, {held})"
 
-    def _column(self, condition: str, name: str) -> pd.Series[Any]:
-        group = self._file[layout.column_path(condition, name)]
-        return decode({part: (self._entries[group[part].name]["dtype"], group[part][()]) for part in group})
+    def _form(self, condition: str, key: Key) -> Form:
+        choose("condition", condition, self.conditions, StoreError)
+        choose("site", key[0], self.sites, SiteError)
+        choose("span", key[1], self.spans, SpanError)
+        self._require_open()
+        if key not in self._cells[condition]:
+            raise StoreError(f"{self.path} has no {key[0]} at {key[1]} under {condition}")
+        return self._cells[condition][key]
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        if not self._file:
+    def _plan(self, condition: str, key: Key, unique: Numbers) -> Iterator[_Reading]:
+        """What is read of every file that has some of the rows, which are ascending numbers."""
+        begin = 0
+        for each in self.shards or (None,):
+            stop = begin + (self.n_rows(condition) if each is None else each.rows.get(condition, 0))
+            local = unique[np.searchsorted(unique, begin) : np.searchsorted(unique, stop)] - begin
+            begin = stop
+            if len(local):
+                yield self._reading(self._part if each is None else self._shard(each), condition, key, local)
+
+    def _reading(self, part: Part, condition: str, key: Key, local: Numbers) -> _Reading:
+        form = part.cells.get(condition, {}).get(key)
+        if form is None:
+            return _Reading(part, np.zeros(len(local), np.int64), [])
+        if form != self._cells[condition][key]:
+            raise StoreError(f"{part.path} holds {key[0]} at {key[1]} as {form}, not as {self._cells[condition][key]}")
+        lengths = part.lengths(condition, key)
+        if len(lengths) <= local[-1]:
+            raise StoreError(f"{part.path} is damaged: {key[0]} at {key[1]} has {len(lengths)} rows only")
+        stops = np.cumsum(lengths)
+        return _Reading(part, lengths[local], _merge((stops - lengths)[local], stops[local]))
+
+    def _shard(self, shard: Shard) -> Part:
+        """A shard, opened once and found to be the one that was joined."""
+        self._require_open()
+        if shard.path not in self._opened:
+            while len(self._opened) >= _OPEN:
+                self._opened.pop(next(iter(self._opened))).close()
+            self._opened[shard.path] = shard.open()
+        return self._opened[shard.path]
+
+    def _require_open(self) -> None:
+        if not self._part:
             raise StoreError(f"{self.path} is closed")
-        with _as_store_error(self.path):
-            yield
 
 
-def _index(names: list[str]) -> tuple[dict[str, list[str]], dict[str, list[tuple[str, str]]]]:
-    """Columns and (site, span) pairs of each condition, from the paths of the datasets."""
-    columns: dict[str, dict[str, None]] = {}
-    cells: dict[str, dict[tuple[str, str], None]] = {}
-    for name in names:
-        match name.split("/")[1:]:
-            case [layout.CONDITIONS, condition, "rows", column, "values" | "offsets" | "missing"]:
-                columns.setdefault(condition, {})[column] = None
-            case [layout.CONDITIONS, condition, "acts", site, span, "values" | "offsets"]:
-                cells.setdefault(condition, {})[site, span] = None
-            case [layout.SCHEMA]:
-                pass
-            case _:
-                raise StoreError(f"dataset {name!r} has no place in a store")
-    return {c: list(v) for c, v in columns.items()}, {c: list(v) for c, v in cells.items()}
+class _Reading(NamedTuple):
+    """What is read of one file: how many tokens every row has, and the pieces in which they lie."""
+
+    part: Part
+    lengths: Numbers
+    pieces: list[tuple[int, int]]
 
 
-@contextmanager
-def _as_store_error(path: Path) -> Iterator[None]:
-    """Name the file in our own errors, and turn the library's into one line of ours."""
+def _row_numbers(rows: Any, n_rows: int) -> Numbers:
+    """Row numbers that a slice, a boolean mask or a list of numbers selects; -1 is the last row."""
+    picked = np.arange(n_rows)
+    if rows is None:
+        return picked
+    wanted = rows if isinstance(rows, slice) else np.asarray(rows)
+    if isinstance(wanted, np.ndarray) and not wanted.size:
+        return picked[:0]
     try:
-        yield
-    except StoreError as error:
-        raise StoreError(f"{path} {error}") from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreError(f"{path} cannot be read as a store: {' '.join(str(error).split())}") from error
+        return np.atleast_1d(picked[wanted])
+    except IndexError as error:
+        raise StoreError(f"cannot select those of its {n_rows} rows: {error}") from error
+
+
+def _merge(starts: Numbers, stops: Numbers) -> list[tuple[int, int]]:
+    """Half-open pieces (start, stop) with neighbours joined and empty ones left out."""
+    held = stops > starts
+    starts, stops = starts[held], stops[held]
+    if not len(starts):
+        return []
+    breaks = np.flatnonzero(starts[1:] != stops[:-1])
+    first, last = np.r_[0, breaks + 1], np.r_[breaks, len(starts) - 1]
+    return list(zip(starts[first].tolist(), stops[last].tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -129,17 +130,18 @@ class _Reader:
     """Says what of each point is copied into the activations."""
 
     def __init__(self, vlm: Vlm, acts: Activations, pool: str | None) -> None:
-        self._wiring, self._acts, self._pool = vlm.wiring, acts, pool
-        self._selections: list[Selection] = []
+        self._vlm, self._wiring, self._acts, self._pool = vlm, vlm.wiring, acts, pool
+        self._spans = [span for span in acts.spans or () if span != GENERATED]
+        self._takings: dict[str, _Taking] = {}
         self._steps: dict[str, list[Tensor]] = {}
 
     def begin(self, batch: Batch) -> None:
-        spans = self._acts.spans or ()
-        if GENERATED in spans and not self._wiring.generating:
+        if GENERATED in (self._acts.spans or ()) and not self._wiring.generating:
             raise SpanError(f"the span {GENERATED!r} exists inside vlm.generate only")
         self._acts._clear()
         self._steps.clear()
-        self._selections = [Selection(batch, span) for span in spans if span != GENERATED]
+        self._takings.clear()
+        self._selections = [Selection(batch, span) for span in self._spans]
 
     def end(self) -> None:
         """Put the steps together once the last one is over."""
@@ -159,19 +161,19 @@ class _Reader:
         name = str(point.site)
         copy = partial(read, into=self._acts._held, layout=point.layout)
         if self._acts.spans is None:
-            return [partial(copy, key=name, index=None, n_tokens=0, pool=None)]
+            return [partial(copy, keys=[name], index=None, sizes=[], n_tokens=0, pool=None)]
         batch = require_batch(batch)
         copy = partial(copy, n_tokens=count_tokens(point.site, batch))
+        taking = self._taking(point.site, batch)
         made: list[Move] = []
-        for each in self._selections:
-            if batch.has(point.site, each.span):
-                pool, lengths = _pooling(self._pool, each.lengths(point.site))
-                self._acts._lengths[name, each.span] = lengths
-                made.append(partial(copy, key=(name, each.span), index=each.index(point.site), pool=pool))
+        if taking.lengths:
+            keys = [(name, span) for span in taking.lengths]
+            self._acts._lengths.update(zip(keys, taking.lengths.values(), strict=True))
+            made.append(partial(copy, keys=keys, index=taking.index, sizes=taking.sizes, pool=taking.pool))
         if GENERATED in self._acts.spans and has_steps(point.site):  # what there is if every row ends at once
             self._acts._lengths[name, GENERATED] = torch.zeros(len(batch), dtype=torch.long)
             nothing = torch.zeros(0, dtype=torch.long)
-            made.append(partial(copy, key=(name, GENERATED), index=nothing, pool=None))
+            made.append(partial(copy, keys=[(name, GENERATED)], index=nothing, sizes=[0], pool=None))
         return made
 
     def step(self, point: Point, batch: Batch | None) -> list[Move]:
@@ -179,13 +181,36 @@ class _Reader:
         n_rows = len(require_batch(batch))
         return [partial(read_step, into=self._steps, key=str(point.site), n_rows=n_rows, layout=point.layout)]
 
+    def _taking(self, site: Site, batch: Batch) -> _Taking:
+        """Sites that lay tokens out alike share it, so that a pass moves indices to the device once."""
+        if site.tokens not in self._takings:
+            held = [each for each in self._selections if batch.has(site, each.span)]
+            self._takings[site.tokens] = _Taking.of(site, held, self._pool, self._vlm.device)
+        return self._takings[site.tokens]
 
-def _pooling(pool: str | None, lengths: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, Tensor]:
-    """What reduces rows of these lengths, and the lengths afterwards: empty rows stay empty."""
-    if pool is None:
-        return None, lengths
-    held = lengths > 0
-    return partial(POOLS[pool], lengths=lengths[held]), held.long()
+
+@dataclass(frozen=True)
+class _Taking:
+    """The tokens of all spans of a batch at one site, span after span, and how each row of a span is pooled.
+
+    `lengths` are by span and row, after pooling, in which empty rows stay empty; `sizes` their sums.
+    """
+
+    index: Tensor
+    pool: Callable[[Tensor], Tensor] | None
+    lengths: dict[str, Tensor]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, site: Site, held: list[Selection], pool: str | None, device: torch.device) -> _Taking:
+        lengths = {each.span: each.lengths(site) for each in held}
+        index = torch.cat([each.index(site) for each in held]) if held else torch.zeros(0, dtype=torch.long)
+        reduce = None
+        if pool is not None and held:
+            rows = torch.cat(list(lengths.values()))
+            reduce = partial(POOLS[pool], lengths=rows[rows > 0].to(device))
+            lengths = {span: (each > 0).long() for span, each in lengths.items()}
+        return cls(index.to(device), reduce, lengths, [int(each.sum()) for each in lengths.values()])
 
 
 def _key(key: str | Site | tuple[str | Site, str]) -> str | tuple[str, str]:

@@ -21,22 +21,29 @@ def read(
     passing: Tensor,
     *,
     into: dict[Any, Tensor],
-    key: Any,
+    keys: list[Any],
     index: Tensor | None,
+    sizes: list[int],
     n_tokens: int,
     pool: Callable[[Tensor], Tensor] | None,
     layout: dict[str, Any],
 ) -> None:
-    """Copy a site, or some of its tokens, into a dictionary."""
+    """Copy a site into a dictionary, or some of its tokens, of which each key in turn gets as many as `sizes` says.
+
+    To pool few at a time would cost more than to run the model, so all are pooled at once.
+    """
     # Leaving inference mode makes the copies ordinary tensors, which autograd accepts.
     with torch.inference_mode(False), torch.no_grad():
         value = view(passing, layout["heads"])
         if index is None:
-            into[key] = value.clone()
+            into[keys[0]] = value.clone()
             return
         require_tokens(value, n_tokens, **layout)
-        taken = take(value, index, **layout)
-        into[key] = taken if pool is None else pool(taken)
+        if pool is None:
+            pieces = [take(value, each, **layout) for each in torch.split(index, sizes)]
+        else:  # clones, so that one of them does not keep the others alive
+            pieces = [each.clone() for each in torch.split(pool(take(value, index, **layout)), sizes)]
+        into.update(zip(keys, pieces, strict=True))
 
 
 def read_step(passing: Tensor, *, into: dict[Any, list[Tensor]], key: Any, n_rows: int, layout: dict[str, Any]) -> None:
@@ -138,13 +145,15 @@ def fitted(new: Tensor | None, there: Tensor, site: str) -> Tensor:
 
 
 def mean_of(values: Tensor, lengths: Tensor) -> Tensor:
-    """Average the tokens of each row, in float32 where values are narrower, and in their dtype again."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    sums = torch.zeros(len(lengths), *values.shape[1:], dtype=wide, device=values.device)
-    rows = torch.arange(len(lengths)).repeat_interleave(lengths)
-    sums.index_add_(0, rows.to(sums.device), values.to(wide))
-    counts = lengths.to(sums.device).view(-1, *[1] * (sums.ndim - 1))
-    return (sums / counts).to(values.dtype)
+    """Average the tokens of each row, none empty, in float32 where values are narrower, and in their dtype again."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    if values.is_cuda:  # there, additions at an index come in no fixed order, and runs would differ in the last bit
+        lengths = lengths.to(values.device)
+        return torch.segment_reduce(wide, "mean", lengths=lengths, axis=0, unsafe=True).to(values.dtype)
+    lengths = lengths.cpu()
+    rows = torch.arange(len(lengths)).repeat_interleave(lengths).to(wide.device)
+    sums = torch.zeros(len(lengths), *wide.shape[1:], dtype=wide.dtype, device=wide.device).index_add_(0, rows, wide)
+    return (sums / lengths.to(wide.device).view(-1, *[1] * (wide.ndim - 1))).to(values.dtype)
 
 
 def last_of(values: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,148 @@
+"""A store that is made shard by shard, by one process or by several, now or later."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from seamscope.activations import _layout as layout
+from seamscope.activations._file import as_store_error
+from seamscope.activations._joined import join_stores
+from seamscope.activations._part import Part
+from seamscope.activations._schema import Schema
+from seamscope.activations._writer import StoreWriter
+from seamscope.hooks import StoreError
+
+_NAME: Final = re.compile(r"(\d{5,})\.h5")
+_PLAN: Final = ("rows", "rows_per_shard")
+
+
+class Shards:
+    """The shards of one store, and which of them are still to be made; use it in a `with` block.
+
+    Shard k holds rows k · `rows_per_shard` and those after it, under every condition, and is a store itself. It gets
+    its name when it is complete, so it is there as a whole or not at all, and is never made twice. Which process makes
+    it, and when, does not show in it.
+
+    Args:
+        path: the store; its shards are in the folder of the same name that ends in `.shards`.
+        schema: what the store holds. The shards that are there must have been made under the same.
+        rows: how many rows every condition will have.
+        rows_per_shard: how many of them a shard has, but for the last one.
+        part: (i, n): this process makes every n-th shard, from the i-th on.
+        compression: as for `create_store`.
+
+    Raises:
+        StoreError: if the shards that are there are of another store, or damaged. On entering: if another process
+            makes this part.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        schema: Schema,
+        *,
+        rows: int,
+        rows_per_shard: int,
+        part: tuple[int, int] = (0, 1),
+        compression: str | None = None,
+    ) -> None:
+        if not (rows > 0 and rows_per_shard > 0):
+            raise StoreError(f"a store needs rows, and shards of some: got {rows} and {rows_per_shard}")
+        if not 0 <= part[0] < part[1]:
+            raise StoreError(f"part {part[0]} of {part[1]} does not exist: parts are counted from 0 to {part[1] - 1}")
+        self.path, self.folder = Path(path), layout.shard_folder(Path(path))
+        plan = {"rows": rows, "rows_per_shard": rows_per_shard}
+        self._given = Schema(
+            model=schema.model, task=schema.task, conditions=schema.conditions, provenance={**schema.provenance, **plan}
+        )
+        self.schema = self._given.stamped()
+        self.count = -(-rows // rows_per_shard)
+        self._rows, self._per_shard, self._part, self._compression = rows, rows_per_shard, part, compression
+        self._lock = FileLock(self.folder / f".{self._own}.lock", timeout=0)
+        self._check()
+
+    @property
+    def _own(self) -> str:
+        return f"{self._part[0]}-of-{self._part[1]}"
+
+    def rows_of(self, number: int) -> range:
+        """Which rows a shard holds."""
+        begin = number * self._per_shard
+        return range(begin, min(begin + self._per_shard, self._rows))
+
+    def finished(self) -> list[int]:
+        """Shards that are there, of all parts."""
+        found = [_NAME.fullmatch(file.name) for file in self.folder.glob("*.h5")]
+        return sorted(int(match[1]) for match in found if match)
+
+    def missing(self) -> list[int]:
+        """Shards of this part that are still to be made."""
+        there = set(self.finished())
+        return [number for number in range(self._part[0], self.count, self._part[1]) if number not in there]
+
+    def create(self, number: int, made_with: Mapping[str, Any] | None = None) -> StoreWriter:
+        """Begin a shard. `made_with` notes what does not change results beyond rounding, such as the device."""
+        return StoreWriter(
+            self.folder / f"{number:05d}.h5",
+            self.folder / f".{number:05d}.{self._own}{layout.PARTIAL}",
+            self.schema,
+            compression=self._compression,
+            made_with=made_with,
+            rows=len(self.rows_of(number)),
+            replace=True,  # parts cut otherwise may make it too, and make the same
+        )
+
+    def join(self) -> bool:
+        """Write the file that joins all shards, if all are there; tells whether it is there now."""
+        if len(self.finished()) < self.count:
+            return False
+        with as_store_error(self.path), FileLock(self.folder / ".join.lock"):
+            if not self.path.exists():
+                join_stores(self.path, [self.folder])
+        return True
+
+    def __enter__(self) -> Shards:
+        with as_store_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise StoreError(
+                    f"{self.folder}: part {self._part[0]} of {self._part[1]} is being written by another process; "
+                    "wait for it, or give each process a part of its own"
+                ) from None
+            for left in self.folder.glob(f".*.{self._own}{layout.PARTIAL}"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _check(self) -> None:
+        """Refuse what is there if it is not of this store."""
+        numbers = self.finished()
+        files = [self.folder / f"{number:05d}.h5" for number in numbers]
+        for file in [self.path, *files] if self.path.exists() else files:
+            part = self._opened(file)
+            try:
+                differences = self.schema.differences(part.schema)
+            finally:
+                part.close()
+            if differences:
+                told = "; ".join(differences[:4]) + ("; …" if len(differences) > 4 else "")
+                raise StoreError(f"{file} was captured otherwise ({told}); choose another place, or delete it")
+        if numbers and numbers[-1] >= self.count:
+            raise StoreError(f"{files[-1]} does not belong there: the store has shards 0 to {self.count - 1}")
+
+    @staticmethod
+    def _opened(file: Path) -> Part:
+        try:
+            return Part(file)
+        except StoreError as error:
+            raise StoreError(f"{error}; delete it, and the same command makes it again") from error
