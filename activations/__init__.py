@@ -1,10 +1,11 @@
 """Activations at rest: HDF5 files, whose format docs/store_format.md describes."""
 
 from seamscope.activations._background import Background, to_host
+from seamscope.activations._export import export_store
 from seamscope.activations._joined import join_stores
 from seamscope.activations._layout import FORMAT_VERSION
 from seamscope.activations._schema import Schema
-from seamscope.activations._shards import Shards
+from seamscope.activations._shards import Shards, planned_rows_per_shard
 from seamscope.activations._store import Store, open_store
 from seamscope.activations._writer import StoreWriter, create_store
 
@@ -16,7 +17,9 @@ __all__ = [
     "Store",
     "StoreWriter",
     "create_store",
+    "export_store",
     "join_stores",
     "open_store",
+    "planned_rows_per_shard",
     "to_host",
 ]

@@ -22,6 +22,18 @@ _NAME: Final = re.compile(r"(\d{5,})\.h5")
 _PLAN: Final = ("rows", "rows_per_shard")
 
 
+def planned_rows_per_shard(path: str | os.PathLike[str]) -> int | None:
+    """How many rows the shards of a store have, if any of them is finished."""
+    for file in sorted(layout.shard_folder(Path(path)).glob("*.h5"))[:1]:
+        part = _opened(file)
+        try:
+            found = part.schema.provenance.get("rows_per_shard")
+        finally:
+            part.close()
+        return found if type(found) is int and found > 0 else None
+    return None
+
+
 class Shards:
     """The shards of one store, and which of them are still to be made; use it in a `with` block.
 
@@ -129,7 +141,7 @@ class Shards:
         numbers = self.finished()
         files = [self.folder / f"{number:05d}.h5" for number in numbers]
         for file in [self.path, *files] if self.path.exists() else files:
-            part = self._opened(file)
+            part = _opened(file)
             try:
                 differences = self.schema.differences(part.schema)
             finally:
@@ -140,9 +152,9 @@ class Shards:
         if numbers and numbers[-1] >= self.count:
             raise StoreError(f"{files[-1]} does not belong there: the store has shards 0 to {self.count - 1}")
 
-    @staticmethod
-    def _opened(file: Path) -> Part:
-        try:
-            return Part(file)
-        except StoreError as error:
-            raise StoreError(f"{error}; delete it, and the same command makes it again") from error
+
+def _opened(file: Path) -> Part:
+    try:
+        return Part(file)
+    except StoreError as error:
+        raise StoreError(f"{error}; delete it, and the same command makes it again") from error

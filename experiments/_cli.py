@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import _cli_capture as c
 from . import _options as o
+from ._cli_store import store_app
 
 if TYPE_CHECKING:
-    from ._run import Settings
     from ._study import Study
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="List the tasks, or look at one.", invoke_without_command=True)
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
@@ -37,47 +39,41 @@ def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> 
 
     @app.command(name, help=text)
     @o.one_line_errors
-    def command(
-        model: o.Model = "organism",
-        task: o.TaskName = "cards.sum",
-        n: o.Count = 200,
-        profile: o.Profile = "small",
-        seed: o.Seed = 0,
-        sites: o.Sites = None,
-        spans: o.Spans = None,
-        out: o.Out = None,
-        device: o.Device = "auto",
-        dtype: o.Dtype = "auto",
-        attn_implementation: o.Attention = "auto",
-        engine: o.Engine = "torch",
-        batch_size: o.BatchSize = 64,
-        as_json: o.AsJson = False,
-    ) -> None:
-        from ._run import Settings
-
-        usual = Settings()
-        settings = Settings(
-            model=model,
-            task=task,
-            n=n,
-            profile=profile,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            engine=engine,
-            batch_size=batch_size,
-            sites=tuple(sites or usual.sites),
-            spans=tuple(spans or usual.spans),
-        )
-        act(_open(settings, out, as_json=as_json), as_json)
+    @o.also_asked
+    def command(asked: dict[str, Any], out: o.Out = None, as_json: o.AsJson = False) -> None:
+        act(_open(asked, out, as_json=as_json), as_json)
 
 
-def _open(settings: Settings, out: Path | None, *, as_json: bool, compare: tuple[str, ...] = ()) -> Study:
+@app.command()
+@o.one_line_errors
+@o.also_asked
+def capture(
+    asked: dict[str, Any],
+    out: o.Out = None,
+    pool: c.Pool = "mean",
+    compression: c.Compression = "none",
+    rows_per_shard: c.RowsPerShard = 0,
+    dry_run: c.DryRun = False,
+    shard: c.Part = c.AUTO,
+    submit: c.Submit = None,
+    jobs: c.Jobs = 4,
+    slurm: c.Slurm = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Store what flows through the model in direct and cascaded runs (HDF5); interrupted, the same command goes on."""
+    asked |= {"pool": pool, "compression": compression, "rows_per_shard": rows_per_shard}
+    if submit is not None:
+        return c.send(_open(asked, out, as_json=as_json), submit, jobs=jobs, options=slurm or [], as_json=as_json)
+    study = _open({**asked, "device": c.device_of(asked["device"])}, out, as_json=as_json)
+    c.run(study, part=c.part_of(shard), dry_run=dry_run, as_json=as_json)
+
+
+def _open(asked: dict[str, Any], out: Path | None, *, as_json: bool, compare: tuple[str, ...] = ()) -> Study:
     from . import tasks
     from ._run import Run, Settings
     from ._study import Study
 
+    settings = Settings(**asked)
     task = tasks.get(settings.task)
     settings = replace(
         settings,
@@ -101,15 +97,6 @@ def _gap(study: Study, as_json: bool) -> None:
         return o.emit({"gap": gap, "run": study.run.folder})
     o.show(o.gap_table(gap))
     o.show(f"\nanswers and gap lie in {study.run.folder}")
-
-
-def _capture(study: Study, as_json: bool) -> None:
-    with study.store() as store:
-        path, sites, spans = store.path, store.sites, store.spans
-        rows = {condition: len(store.rows(condition)) for condition in store.conditions}
-    if as_json:
-        return o.emit({"store": path, "sites": sites, "spans": spans, "rows": rows})
-    o.show(f"{path}: {rows} rows, {len(sites)} sites, spans {', '.join(spans)}")
 
 
 def _probe(study: Study, as_json: bool) -> None:
@@ -155,7 +142,6 @@ def _locate(study: Study, as_json: bool) -> None:
 
 for _name, _act, _text in (
     ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
-    ("capture", _capture, "Store what flows through the model in direct and cascaded runs (HDF5)."),
     ("probe", _probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
     (
         "patch",
@@ -178,11 +164,10 @@ def demo(
     as_json: o.AsJson = False,
 ) -> None:
     """The whole path on the embedded organism: four data sets, four conditions, and a verdict on one of them."""
-    from ._run import Settings
     from .tasks import DATA_SETS
 
-    settings = Settings(model=model, task=task, n=n, seed=seed)
-    _locate(_open(settings, out, as_json=as_json, compare=DATA_SETS), as_json)
+    asked = {"model": model, "task": task, "n": n, "seed": seed}
+    _locate(_open(asked, out, as_json=as_json, compare=DATA_SETS), as_json)
 
 
 @app.command()
@@ -198,8 +183,8 @@ def report(
     from ._run import settings_of
 
     folder = run or Path("runs", tasks.get(task).name)
-    asked = settings_of(folder)
-    page = _open(replace(asked, model=model or asked.model), folder, as_json=as_json).report()
+    asked = asdict(settings_of(folder))
+    page = _open({**asked, "model": model or asked["model"]}, folder, as_json=as_json).report()
     o.emit({"report": page}) if as_json else o.show(f"report: {page}")
 
 

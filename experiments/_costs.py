@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from seamscope.hooks import Activations, Batch, Site, Vlm, capture
+from seamscope.hooks import Batch, Site, Vlm, capture
 
-from ._align import expand
+from ._capture import kept
 from ._run import Settings
 from .tasks import Item
 
@@ -124,31 +124,23 @@ def _portions(vlm: Vlm, batch: Batch, room: int) -> list[list[str]]:
 def estimate(vlm: Vlm, item: Item, *, budget: int, items: int) -> Cost:
     """Run an item as `seamscope capture` does, and count what is kept and how long it takes."""
     usual = Settings()
-    kept, width = {pattern: 0 for pattern in usual.sites if fnmatch.filter(vlm.sites, pattern)}, 0
+    sizes, width = {pattern: 0 for pattern in usual.sites if fnmatch.filter(vlm.sites, pattern)}, 0
+    sites = vlm.expand(list(sizes))
     _settle(vlm)
     start = perf_counter()
     vlm.generate(vlm.encode([item], condition="perceive"), max_new_tokens=budget)
     for condition in CONDITIONS:
         batch = vlm.encode([item], condition=condition)
         width += batch.width
-        for (site, _), held in _capture(vlm, batch, objects=len(item.boxes)).items():
-            (pattern,) = (each for each in kept if fnmatch.fnmatch(site, each))
-            kept[pattern] += RUNS * held.values.numel() * held.values.element_size()
+        for (site, _), held in kept(
+            vlm, batch, sites=sites, spans=usual.spans, pool=usual.pool, objects=len(item.boxes)
+        ).items():
+            (pattern,) = (each for each in sizes if fnmatch.fnmatch(site, each))
+            sizes[pattern] += RUNS * held.values.numel() * held.values.element_size()
     _settle(vlm)
     seconds = perf_counter() - start
     every = RUNS * width * vlm.n_layers * vlm.d_model * vlm.dtype.itemsize
-    return Cost(items=items, per_item=kept, every_token=every, seconds_per_item=RUNS * seconds)
-
-
-def _capture(vlm: Vlm, batch: Batch, *, objects: int) -> Activations:
-    """What `seamscope capture` keeps of a run; a run of text passes the decoder only."""
-    usual, condition = Settings(), str(batch.condition)
-    passed = [site for site in usual.sites if condition == "direct" or site.startswith("lm.")]
-    sites = [site for each in passed for site in fnmatch.filter(vlm.sites, each)]
-    spans = [span for name in usual.spans for span in expand(name, condition, objects=objects)]
-    with capture(vlm, sites, spans=[span for span in spans if span in batch.span_names], pool="mean") as acts:
-        vlm.forward(batch)
-    return acts
+    return Cost(items=items, per_item=sizes, every_token=every, seconds_per_item=RUNS * seconds)
 
 
 def timed_forward(vlm: Vlm, batch: Batch) -> float:

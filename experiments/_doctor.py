@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from seamscope.hooks import Batch, Check, Site, Vlm, load_vlm, run_checks
 
 from . import tasks
+from ._amounts import size_text, time_text
 from ._costs import Cost, Memory, captured_shapes, estimate, measure_memory, timed_forward
 from ._overlay import STACKS, draw_overlay, token_table
 from ._run import replacing
@@ -197,13 +198,13 @@ def _site_lines(sites: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def _memory_lines(memory: Memory, seconds: float | None) -> list[str]:
-    lines = ["memory", f"  weights: {_size(memory.weights)}"]
+    lines = ["memory", f"  weights: {size_text(memory.weights)}"]
     if memory.peak is not None:
         whose = "the whole process" if memory.total is None else "on the accelerator"
         took = "" if seconds is None else f", which takes {seconds:.2f} s"
-        lines.append(f"  peak of one forward pass{took}: {_size(memory.peak)} ({whose})")
+        lines.append(f"  peak of one forward pass{took}: {size_text(memory.peak)} ({whose})")
     if memory.total is not None and memory.free is not None:
-        lines.append(f"  accelerator: {_size(memory.total)}, of which {_size(memory.free)} are free")
+        lines.append(f"  accelerator: {size_text(memory.total)}, of which {size_text(memory.free)} are free")
     return lines
 
 
@@ -211,26 +212,10 @@ def _cost_lines(cost: Cost) -> list[str]:
     wide = max(map(len, cost.per_item))
     return [
         f"what `seamscope capture --n {cost.items}` would cost, an item and its partner in two conditions each",
-        *(f"  {pattern:{wide}}  {_size(held)} per item" for pattern, held in cost.per_item.items()),
-        f"  altogether {_size(cost.bytes)}, and {_duration(cost.seconds)} one item at a time (batches are faster)",
-        f"  lm.*.resid_post at every token would be {_size(cost.items * cost.every_token)}; pooled spans are kept",
+        *(f"  {pattern:{wide}}  {size_text(held)} per item" for pattern, held in cost.per_item.items()),
+        f"  altogether {size_text(cost.bytes)}, and {time_text(cost.seconds)} one item at a time (batches are faster)",
+        f"  lm.*.resid_post at every token would be {size_text(cost.items * cost.every_token)}; pooled spans are kept",
     ]
-
-
-def _size(n: int) -> str:
-    value, unit = float(n), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _ranges(positions: list[int]) -> str:

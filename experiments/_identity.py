@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
 
 from seamscope.hooks import checkpoint_folder
 
@@ -12,8 +17,11 @@ if TYPE_CHECKING:
     from seamscope.hooks import Vlm
 
     from ._run import Settings
+    from .tasks import Item
 
 ENDS: Final = 1 << 20  # bytes at either end of a file of weights that are read; all of it would take minutes
+# what a run may be continued with otherwise: it changes results by rounding at most, or only how they are kept
+UNCOUNTED: Final = ("batch_size", "engine", "device", "compression", "rows_per_shard")
 WEIGHTS: Final = ".safetensors"
 
 
@@ -27,6 +35,39 @@ def made_from(settings: Settings) -> dict[str, str]:
     if records.suffix == ".jsonl" and records.is_file():
         found["task"] = _digest([records])
     return found
+
+
+def provenance(
+    vlm: Vlm, settings: Settings, item: Item, *, sites: Sequence[str], conditions: Sequence[str]
+) -> dict[str, Any]:
+    """What a store says about how it came about: all that was asked, the model's and the processor's identity.
+
+    `prompts` are those of one item; call 2 of the cascade is shown with the right intermediate.
+    """
+    asked = {name: value for name, value in asdict(settings).items() if name not in UNCOUNTED}
+    heard = item.saying(item.intermediate)
+    return {
+        **asked,
+        "used": used_by(vlm),
+        "sites": list(sites),
+        "made_from": made_from(settings),
+        "revision": getattr(vlm.model.config, "_commit_hash", None),
+        "processor_sha256": _processor_digest(vlm.processor),
+        "prompts": {name: vlm.encode([heard], condition=name).texts[0] for name in ("perceive", *conditions)},
+    }
+
+
+def made_with(vlm: Vlm, settings: Settings) -> dict[str, Any]:
+    """What does not change results beyond rounding."""
+    kind = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else vlm.device.type
+    return {"device": kind, **{name: getattr(settings, name) for name in ("batch_size", "engine")}}
+
+
+def _processor_digest(processor: Any) -> str:
+    """sha256 of the files as which a processor is saved."""
+    with TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        return _digest(sorted(file for file in Path(folder).rglob("*") if file.is_file()))
 
 
 def used_by(vlm: Vlm) -> dict[str, str]:

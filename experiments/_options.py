@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -78,6 +79,41 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (SeamscopeError, OSError) as error:  # OSError: a disk that is full, a folder that may not be written
             raise _refuse(error) from error
 
+    return wrapped
+
+
+def asked(
+    model: Model = "organism",
+    task: TaskName = "cards.sum",
+    n: Count = 200,
+    profile: Profile = "small",
+    seed: Seed = 0,
+    sites: Sites = None,
+    spans: Spans = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    attn_implementation: Attention = "auto",
+    engine: Engine = "torch",
+    batch_size: BatchSize = 64,
+) -> dict[str, Any]:
+    """The options of every command on a run, by the names of its settings; without those that were not given."""
+    given = {**locals(), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def also_asked(command: Callable[..., R]) -> Callable[..., R]:
+    """Let a command take the options of `asked` too: it gets what was asked as its first argument."""
+    shared, own = (
+        [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(call, eval_str=True).parameters.values()]
+        for call in (asked, command)
+    )
+
+    @wraps(command)
+    def wrapped(**given: Any) -> R:
+        return command(asked(**{each.name: given.pop(each.name) for each in shared}), **given)
+
+    wrapped.__signature__ = inspect.Signature([*shared, *own[1:]])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {}
     return wrapped
 
 

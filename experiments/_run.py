@@ -14,15 +14,14 @@ from typing import Any, Final
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from seamscope.hooks import RunError
+from seamscope.hooks import RunError, choose
 
-from ._identity import made_from
+from ._identity import UNCOUNTED, made_from
 
 SETTINGS_FILE: Final = "run.json"
 LOCK_FILE: Final = ".lock"
 MADE_FROM: Final = "made_from"
 USED: Final = "used"
-UNCOUNTED: Final = ("batch_size", "engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,15 @@ class Settings:
     untrained: bool = False
     sites: tuple[str, ...] = ("vision.*.resid_post", "projector.out", "lm.embed", "lm.*.resid_post")
     spans: tuple[str, ...] = ("objects", "question", "last", "reading", "objects+reading")
+    pool: str = "mean"
+    compression: str = "none"
+    rows_per_shard: int = 0
 
     def __post_init__(self) -> None:
+        choose("pool", self.pool, ("mean", "last", "none"), RunError)
+        choose("compression", self.compression, ("none", "bitshuffle"), RunError)
+        if self.rows_per_shard < 0:
+            raise RunError(f"rows_per_shard is {self.rows_per_shard}; expected at least 1, or 0 to have it chosen")
         if self.batch_size < 1:
             raise RunError(f"batch_size is {self.batch_size}; expected at least 1")
 
@@ -78,8 +84,7 @@ class Run:
             return
         known = self.folder / SETTINGS_FILE
         if not known.exists():
-            ours = {partial_of(known), self.folder / LOCK_FILE}
-            if any(file not in ours for file in self.folder.iterdir()):
+            if any(not file.name.startswith((f".{SETTINGS_FILE}", LOCK_FILE)) for file in self.folder.iterdir()):
                 raise RunError(f"{self.folder} holds something that is not a run; choose another --out")
             return
         before = read_settings(self.folder)
@@ -95,11 +100,15 @@ class Run:
                     f"{self.folder} was made from another {name}: its files have changed; choose another --out"
                 )
 
-    def path(self, name: str) -> Path:
-        """A file of the run; the folder and its settings exist afterwards."""
+    def path(self, name: str, *, alone: bool = True) -> Path:
+        """A file of the run; the folder and its settings exist afterwards.
+
+        Unless `alone` is False, because the file knows several writers, no other process may write here from now on.
+        """
         known = self.folder / SETTINGS_FILE
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._hold()
+        if alone:
+            self._hold()
         if not known.exists():
             with replacing(known) as temporary:
                 settings = {**asdict(self.settings), MADE_FROM: self._made_from, USED: self._used}
@@ -229,8 +238,8 @@ def check_place(folder: Path) -> None:
 
 
 def partial_of(path: Path) -> Path:
-    """The name of a file while it is being written."""
-    return path.with_name(f".{path.name}.partial")
+    """The name of a file while this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 @contextmanager

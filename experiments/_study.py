@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
@@ -15,11 +16,12 @@ from seamscope.activations import Store, open_store
 from seamscope.hooks import RunError, Vlm, load_vlm
 
 from . import tasks
-from ._capture import capture_items
+from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
 from ._identity import used_by
 from ._locate import locate
+from ._members import Members
 from ._plates import draw_plates, main_family
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import item_hits, study_grid, summarise_probes
@@ -28,6 +30,9 @@ from ._run import Run, Settings, replacing
 from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
 from ._verdict import Verdict
 from .tasks import Item, Task
+
+ACTIVATIONS: Final = "activations.h5"
+UNTRAINED: Final = "untrained.h5"
 
 
 class Study:
@@ -111,22 +116,33 @@ class Study:
 
     def store(self, *, untrained: bool = False) -> Store:
         """The activations of direct and cascaded runs; of an untrained copy of the model, direct only."""
-        name = "untrained.h5" if untrained else "activations.h5"
-        if not self.run.has(name):
-            check_pairs(self.task, self.items)
-            vlm = self._load(untrained=True) if untrained else self.vlm
-            capture_items(
-                vlm,
-                self.task,
-                self.items,
-                path=self.run.path(name),
-                conditions=("direct",) if untrained else ("direct", "cascaded"),
-                sites=self.sites,
-                spans=self.settings.spans,
-                settings=self.settings,
-                progress=self.progress,
-            )
-        return open_store(self.run.folder / name)
+        if not self.has_store(untrained=untrained):
+            self.make_store(untrained=untrained)
+        return open_store(self.run.folder / (UNTRAINED if untrained else ACTIVATIONS))
+
+    def has_store(self, *, untrained: bool = False) -> bool:
+        """Whether all shards of the store are finished and joined."""
+        return self.run.has(UNTRAINED if untrained else ACTIVATIONS)
+
+    def make_store(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> bool:
+        """Make the shards of one part that are missing; tells whether all are finished, of all parts."""
+        made = self.capture(untrained=untrained, part=part)
+        self.run.path(ACTIVATIONS, alone=False)
+        return made.run(progress=self.progress)
+
+    def capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
+        """What makes the store, or the shards of one part of it; nothing is written yet."""
+        members = Members(self.task, self.settings)
+        return Capture(
+            self._load(untrained=True) if untrained else self.vlm,
+            self.task,
+            members,
+            path=self.run.folder / (UNTRAINED if untrained else ACTIVATIONS),
+            conditions=("direct",) if untrained else ("direct", "cascaded"),
+            sites=self.sites,
+            settings=replace(self.settings, untrained=untrained),
+            part=part,
+        )
 
     @cached_property
     def probes(self) -> pd.DataFrame:

@@ -69,6 +69,16 @@ class Encoder:
             visual=visual,
         )
 
+    def widths(self, named: Sequence[Named]) -> list[int]:
+        """About how many positions each prompt takes."""
+        texts = [self._frame(prompt, name, None).text for name, prompt in named]
+        words = [len(ids) for ids in self._processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        shown = [
+            sum(len(self._geometry(each.image.size, len(prompt.pictures)).layout.lm) for each in prompt.pictures)
+            for _, prompt in named
+        ]
+        return [text + image for text, image in zip(words, shown, strict=True)]
+
     def _require_equal_pictures(self, prompts: Sequence[Prompt]) -> None:
         counts = {len(prompt.pictures) for prompt in prompts}
         if len(counts) > 1 and not self._family.mixed_rows:

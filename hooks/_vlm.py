@@ -183,9 +183,17 @@ class Vlm:
         named = named_prompts(items, condition, answers)
         return self._encoder(named, answers=answers, condition=condition, padding=padding)
 
-    def forward(self, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
-        """Run the model and give its logits, under inference mode and without a cache."""
-        return self.run(batch, pick="logits")  # type: ignore[no-any-return]
+    def widths(self, items: Sequence[Promptable | Prompt], *, condition: str | None = None) -> list[int]:
+        """Give about how many positions each prompt takes, without making inputs of it: to sort by length."""
+        return self._encoder.widths(named_prompts(items, condition, None))
+
+    def forward(self, batch: Batch, *, logits_to_keep: int = 0) -> Float[Tensor, "batch pos vocab"]:
+        """Run the model and give its logits, under inference mode and without a cache.
+
+        `logits_to_keep`: of so many last positions; 0: of all, as also where something is hooked to the head.
+        """
+        keep = {} if self._head_is_hooked or not logits_to_keep else {"logits_to_keep": logits_to_keep}
+        return self.run(batch, pick="logits", **keep)  # type: ignore[no-any-return]
 
     def run(self, batch: Batch, *, pick: str | None = None, **options: Any) -> Any:
         """Do as `forward` does, with options of the model's own; give its whole output, or the element `pick` of it."""

@@ -91,7 +91,13 @@ class GeneratedTask(Task, Generic[Scene]):
         return [self._make(k, form=form, seed=seed, split=split, look=look) for k in range(n)]
 
     def item(
-        self, k: int, *, seed: int, split: str | None, profile_name: str = "small", look: Look | None = None
+        self,
+        k: int,
+        *,
+        profile_name: str = "small",
+        seed: int = 0,
+        split: str | None = "held_out",
+        look: Look | None = None,
     ) -> Item:
         """The k-th item alone, as `items` gives it."""
         check_request(1, seed=seed, split=split)

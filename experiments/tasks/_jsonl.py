@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seamscope.hooks import TaskError
 
@@ -69,6 +71,7 @@ class JsonlTask(Task):
     def __init__(self, path: str | Path, *, wording: Wording | None = None, budget: int = 512) -> None:
         self.path = Path(path)
         self._records = read_records(self.path)
+        self._by_id = {record.id: record for record in self._records}
         self._wording = wording
         self._budget = budget
         self._numeric = all(canonical_number(record.answer) is not None for record in self._records)
@@ -116,32 +119,55 @@ class JsonlTask(Task):
         Profile, seed and look also say how questions are drawn; images stay as they are. No shipped model
         was trained on a user's file: `held_out` and `None` are the whole file, `train` is a `TaskError`.
         """
+        self._check(n, seed=seed, split=split)
+        asked = {"profile_name": profile_name, "seed": seed, "split": split, "look": look}
+        return [self.item(k, **asked) for k in range(n)]  # type: ignore[arg-type]
+
+    def item(
+        self,
+        k: int,
+        *,
+        profile_name: str = "full",
+        seed: int = 0,
+        split: str | None = None,
+        look: Look | None = None,
+    ) -> Item:
+        """The k-th record alone, as `items` gives it."""
+        self._check(k + 1, seed=seed, split=split)
+        number = int(_order(self.size, seed)[k])
+        rng = np.random.default_rng([seed, number])
+        style = Style.sample(rng, look=look or Look(), profile=profile(profile_name), layouts=LAYOUTS, held_out=True)
+        return self._make(self._records[number], style)
+
+    def pairing(self, n: int, *, seed: int = 0) -> list[tuple[int, bool]]:
+        """As for every task; a partner that is one of the items itself comes once.
+
+        Raises `TaskError` for a record that has no partner.
+        """
+        self._check(n, seed=seed, split=None)
+        records = [self._records[number] for number in _order(self.size, seed)[:n]]
+        seen, pairs = {record.id for record in records}, []
+        for k, record in enumerate(records):
+            pairs.append((k, False))
+            partner = _pair_of(record)
+            if partner not in seen:
+                seen.add(partner)
+                pairs.append((k, True))
+        return pairs
+
+    def _check(self, n: int, *, seed: int, split: str | None) -> None:
         check_request(n, seed=seed, split=split)
         if split == "train":
             raise TaskError(f"{self.path} has no split 'train': it is all held out; use 'held_out'")
         if n > self.size:
             raise TaskError(f"{self.path} holds {self.size} records, {n} were asked for; at most {self.size}")
-        order = np.random.default_rng(seed).permutation(self.size) if seed else np.arange(self.size)
-        form, look = profile(profile_name), look or Look()
-        items = []
-        for k in order[:n]:
-            rng = np.random.default_rng([seed, int(k)])
-            style = Style.sample(rng, look=look, profile=form, layouts=LAYOUTS, held_out=True)
-            items.append(self._make(self._records[k], style))
-        return items
 
     def partner(self, item: Item) -> Item:
         """The record that the field `pair` names, drawn in the same style where it is drawn."""
         origin = item.source
         if not isinstance(origin, Origin):
             raise TaskError(f"item {item.id} is of task {item.task!r}; it has no partner in {self.path}")
-        wanted = origin.record.pair
-        if wanted is None:
-            raise TaskError(
-                f"{origin.record.where}: no counterfactual partner; add the field 'pair' with the id of a "
-                "record that asks the same, and has another intermediate and answer"
-            )
-        return self._make(next(record for record in self._records if record.id == wanted), origin.style)
+        return self._make(self._by_id[_pair_of(origin.record)], origin.style)
 
     def find(self, text: str) -> tuple[Part, ...] | None:
         """The pieces between commas, semicolons and line breaks, without case and outer punctuation."""
@@ -188,6 +214,22 @@ class JsonlTask(Task):
             wording=replace(words, perceive=record.perceive) if record.perceive else words,
             source=Origin(record, style),
         )
+
+
+def _pair_of(record: Record) -> str:
+    """The id of a record's counterfactual partner."""
+    if record.pair is None:
+        raise TaskError(
+            f"{record.where}: no counterfactual partner; add the field 'pair' with the id of a "
+            "record that asks the same, and has another intermediate and answer"
+        )
+    return record.pair
+
+
+@lru_cache(maxsize=8)
+def _order(size: int, seed: int) -> NDArray[np.int64]:
+    """The records' order."""
+    return np.random.default_rng(seed).permutation(size) if seed else np.arange(size)
 
 
 def plain(text: str) -> str | None:

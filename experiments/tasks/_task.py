@@ -71,6 +71,22 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def item(
+        self,
+        k: int,
+        *,
+        profile_name: str = "small",
+        seed: int = 0,
+        split: str | None = "held_out",
+        look: Look | None = None,
+    ) -> Item:
+        """The k-th item alone, as `items` gives it."""
+
+    def pairing(self, n: int, *, seed: int = 0) -> list[tuple[int, bool]]:
+        """Every one of `n` items and of their partners once: the item's number, and whether its partner is meant."""
+        return [(k, partner) for k in range(n) for partner in (False, True)]
+
+    @abstractmethod
     def partner(self, item: Item) -> Item:
         """The counterfactual partner: same layout, question and group; another intermediate and answer."""
 

@@ -294,7 +294,7 @@ class TestCommands:
         for command in ("capture", "probe", "patch"):
             assert succeed(command, *TINY).stdout
         assert {file.suffix for file in (here / "runs/cards.sum").glob("*.*") if file.name != ".lock"} == {
-            *(".json", ".csv", ".h5")
+            *(".json", ".csv", ".h5", ".shards")
         }
 
     def test_partners_within_a_file_are_captured_once(self) -> None:

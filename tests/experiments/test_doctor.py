@@ -18,9 +18,11 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from seamscope.experiments import Settings, _cli, _doctor, tasks
-from seamscope.experiments._capture import capture_items
+from seamscope.experiments._amounts import size_text, time_text
+from seamscope.experiments._capture import Capture
 from seamscope.experiments._costs import Memory, captured_shapes, estimate, measure_memory
-from seamscope.experiments._doctor import Examination, _duration, _ranges, _size, examine
+from seamscope.experiments._doctor import Examination, _ranges, examine
+from seamscope.experiments._members import Members
 from seamscope.experiments._sample import sample_item
 from seamscope.experiments.organism import natural
 from seamscope.hooks import Box, Check, ModelError, Site, Vlm, load_vlm, run_checks
@@ -253,11 +255,12 @@ class TestCosts:
 
     def test_the_estimate_is_what_a_capture_keeps(self, organism: Vlm, tmp_path: Path) -> None:
         """Bytes of the values in a real store of the same item and its partner."""
-        task, usual = tasks.get("cards.sum"), Settings()
+        task, usual = tasks.get("cards.sum"), Settings(n=1)
         (item,) = task.items(1)
         path = tmp_path / "store.h5"
-        options = {"conditions": ("direct", "cascaded"), "sites": organism.expand(usual.sites), "spans": usual.spans}
-        capture_items(organism, task, [item], path=path, settings=usual, **options)
+        options = {"conditions": ("direct", "cascaded"), "sites": organism.expand(usual.sites)}
+        assert Capture(organism, task, Members(task, usual), path=path, settings=usual, **options).run()
+        path = path.with_suffix(".shards") / "00000.h5"
         sizes: dict[str, int] = {}
 
         def count(name: str, held: Any) -> None:
@@ -324,10 +327,10 @@ class TestWords:
         ],
     )
     def test_sizes(self, n: int, told: str) -> None:
-        assert _size(n) == told
+        assert size_text(n) == told
 
     def test_durations(self) -> None:
-        assert [_duration(each) for each in (0.26, 59, 90, 5400)] == ["0.3 s", "59.0 s", "1.5 min", "1.5 h"]
+        assert [time_text(each) for each in (0.26, 59, 90, 5400)] == ["0.3 s", "59.0 s", "1.5 min", "1.5 h"]
 
 
 class TestCommand:

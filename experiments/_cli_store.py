@@ -1,0 +1,254 @@
+"""`seamscope store`: look at stored activations, check them, join them, give them to other tools."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from seamscope.activations import Store, export_store, join_stores, open_store
+from seamscope.hooks import StoreError
+
+from . import _options as o
+from ._amounts import size_text
+from ._study import ACTIVATIONS
+
+store_app = typer.Typer(help="Check, describe, join or export stored activations.", no_args_is_help=True)
+
+SHARDS: Final = ".shards"  # what the folder of a store's shards ends in
+_NUMBERED: Final = re.compile(r"((?:[^.]*\.)*?)(0|[1-9][0-9]*)((?:\..*)?)")
+_LONGEST: Final = 40  # characters of a value that is shown
+
+Place = Annotated[
+    Path, typer.Argument(help="A store's file, one of its shards, or the folder of a run.", show_default=False)
+]
+Names = list[str] | None
+
+
+@store_app.command()
+@o.one_line_errors
+def verify(path: Place, as_json: o.AsJson = False) -> None:
+    """Read everything in a store and compare it with the checksums that were taken when it was written.
+
+    Exit code 1: something is damaged. 2: it cannot be opened, as it is no store, or is not finished, or lacks shards.
+    """
+    with open_store(file_of(path)) as store:
+        found: dict[str, Any] = {"store": store.path, "files": 1 + len(store.shards), "bytes": store.nbytes}
+        try:
+            found["datasets"] = store.verify(progress=o.on_a_terminal() and not as_json)
+            damage = None
+        except StoreError as error:
+            damage = " ".join(str(error).split())
+    if as_json:
+        o.emit({**found, "healthy": damage is None, "damage": damage})
+    else:
+        files, size = _count(found["files"], "file"), size_text(found["bytes"])
+        o.show(damage or f"{store.path}: {files}, {found['datasets']} datasets, {size}: all as they were written")
+    if damage is not None:
+        raise typer.Exit(1)
+
+
+@store_app.command()
+@o.one_line_errors
+def info(path: Place, as_json: o.AsJson = False) -> None:
+    """Say what a store holds and how it was made: model, task, rows, sites, spans, types, sizes, provenance.
+
+    Of a store that is not finished, it says how many shards are, and what continues it.
+    """
+    found = describe(file_of(path))
+    o.emit(found) if as_json else o.show(_text(found))
+
+
+@store_app.command()
+@o.one_line_errors
+def merge(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Stores, folders of runs, or .shards folders.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file that joins them.", show_default=False)],
+    as_json: o.AsJson = False,
+) -> None:
+    """Join several stores, captured with the same options but other items, into one.
+
+    The new file copies no activations: it points to those of the others, which must stay where they are, seen from
+    it. Rows come in the order of the stores; an id may come once only.
+    """
+    join_stores(out, [path if path.suffix == SHARDS else _existing(file_of(path)) for path in paths])
+    with open_store(out) as store:
+        rows, shards = {name: store.n_rows(name) for name in store.conditions}, len(store.shards)
+    if as_json:
+        return o.emit({"store": out, "rows": rows, "shards": shards})
+    o.show(f"{out}: {_rows_text(rows)}, {_count(shards, 'shard')}, which must stay where they are")
+
+
+@store_app.command()
+@o.one_line_errors
+def export(
+    path: Place,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.", show_default=False)],
+    to: Annotated[str, typer.Option(help="safetensors, or zarr (needs the package zarr).")] = "safetensors",
+    conditions: Annotated[Names, typer.Option(help="Conditions or globs; repeatable. All, if none is given.")] = None,
+    sites: Annotated[Names, typer.Option(help="Sites or globs such as 'lm.*.resid_post'; repeatable.")] = None,
+    spans: Annotated[Names, typer.Option(help="Spans or globs such as 'image.object.*'; repeatable.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Copy activations, bit for bit, into a folder that other tools read.
+
+    safetensors: conditions/CONDITION/acts/SITE.safetensors with the tensors SPAN.values (the tokens of all rows, end
+    to end) and SPAN.lengths (how many of them each row has), conditions/CONDITION/rows.jsonl with one line for each
+    row, index.json, which says where everything is, and schema.json.
+
+    zarr: one group with conditions/CONDITION/acts/SITE/SPAN/values and lengths, conditions/CONDITION/rows/COLUMN/values
+    and missing, and index and schema among its attributes. bfloat16 is kept as uint16, as the attribute dtype says.
+
+    In names of files, what is no small letter or digit is written as %XX; the index has the names as they are.
+    """
+    with open_store(file_of(path)) as store:
+        progress = o.on_a_terminal() and not as_json
+        export_store(store, out, form=to, conditions=conditions, sites=sites, spans=spans, progress=progress)
+    files = [file for file in out.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    if as_json:
+        return o.emit({"export": out, "to": to, "files": len(files), "bytes": size})
+    o.show(f"{out}: {to}, {_count(len(files), 'file')}, {size_text(size)}")
+
+
+def file_of(path: Path) -> Path:
+    """The file that a path names: itself, or the store of a run's folder, or that of a folder of shards."""
+    if path.suffix == SHARDS:
+        return path.with_suffix(Path(ACTIVATIONS).suffix)
+    return path / ACTIVATIONS if path.is_dir() else path
+
+
+def _existing(file: Path) -> Path:
+    """Refuse a store that is not there; the reader says why."""
+    if not file.exists():
+        open_store(file).close()
+    return file
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """What a store holds; what its finished shards hold, if it is not finished."""
+    finished = sorted(file.with_suffix(SHARDS).glob("*.h5"))
+    if file.exists() or not finished:
+        with open_store(file) as store:
+            shards = [{"file": each.path, "bytes": each.bytes, "rows": each.rows} for each in store.shards]
+            return {"store": file, "finished": True, **_described(store), "shards": shards}
+    with open_store(finished[0]) as first:
+        found = {"store": file, "finished": False, **_described(first)}
+    shards = [_shard(each) for each in finished]
+    found["rows"] = {name: sum(each["rows"].get(name, 0) for each in shards) for name in found["rows"]}
+    found["bytes"] = sum(each["bytes"] for each in shards)
+    return {**found, "shards": shards, "planned_shards": _planned(found["provenance"]), "continue": _continuing(file)}
+
+
+def _described(store: Store) -> dict[str, Any]:
+    """All but the files."""
+    rows = {name: store.n_rows(name) if name in store.conditions else 0 for name in store.schema.conditions}
+    cells = [(site, span, name) for name in store.conditions for site, span in store.cells(name)]
+    types = [str(store.read(*cell, rows=[]).values.dtype).removeprefix("torch.") for cell in cells]
+    return {
+        "model": store.schema.model,
+        "task": store.schema.task,
+        "rows": rows,
+        "sites": store.sites,
+        "spans": store.spans,
+        "types": list(dict.fromkeys(types)),
+        "bytes": store.nbytes,
+        "made_with": store.made_with,
+        "provenance": store.provenance,
+    }
+
+
+def _shard(file: Path) -> dict[str, Any]:
+    with open_store(file) as shard:
+        return {"file": file, "bytes": shard.nbytes, "rows": {name: shard.n_rows(name) for name in shard.conditions}}
+
+
+def _planned(provenance: Mapping[str, Any]) -> int | None:
+    """How many shards a store will have, as each of them says."""
+    rows, of_each = (provenance.get(name) for name in ("rows", "rows_per_shard"))
+    return -(-rows // of_each) if type(rows) is int and type(of_each) is int and of_each > 0 else None
+
+
+def _continuing(file: Path) -> str:
+    """The command that makes the rest of a store."""
+    from ._run import SETTINGS_FILE, Settings, settings_of
+
+    if file.name != ACTIVATIONS or not (file.parent / SETTINGS_FILE).exists():
+        return "the command that began it"
+    asked, usual = asdict(settings_of(file.parent)), asdict(Settings())
+    words = ["seamscope", "capture"]
+    for name in asked:
+        values = asked[name] if isinstance(asked[name], tuple) else [asked[name]]
+        words += [word for value in values if asked[name] != usual[name] for word in (_option(name), str(value))]
+    return shlex.join([*words, "--out", str(file.parent)])
+
+
+def _option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def collapsed(names: Sequence[str]) -> list[str]:
+    """Names that differ in one number only, as one: `lm.0..3,7.resid_post`."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        numbers.setdefault((match[1], match[3]) if match else (name, ""), []).extend([int(match[2])] if match else [])
+    return [before + _ranges(held) + after for (before, after), held in numbers.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers as text, neighbours as `first..last`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """A description for a reader."""
+    shards = _count(len(found["shards"]), "shard")
+    files = f"{shards} and the file that joins them" if found["shards"] else "1 file"
+    lines = {
+        "model": found["model"],
+        "task": found["task"],
+        "rows": _rows_text(found["rows"]),
+        "sites": _listed(found["sites"]),
+        "spans": _listed(found["spans"]),
+        "types": ", ".join(found["types"]),
+        "size": f"{size_text(found['bytes'])} in {files if found['finished'] else shards}",
+        "made with": "; ".join(filter(None, map(_pairs, found["made_with"]))),
+        "provenance": _pairs(found["provenance"]) + "; all of it with --json",
+    }
+    if not found["finished"]:
+        of = "" if found["planned_shards"] is None else f" of {found['planned_shards']}"
+        lines["not finished"] = f"{len(found['shards'])}{of} shards are; what continues it: {found['continue']}"
+    return "\n".join([str(found["store"]), *(f"{name:13} {text}" for name, text in lines.items() if text)])
+
+
+def _rows_text(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} of {name}" for name, count in rows.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)}: {', '.join(collapsed(names))}"
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    """What has a short value, as text."""
+    short = {name: str(value) for name, value in content.items() if not isinstance(value, dict | list)}
+    return ", ".join(f"{name} {text}" for name, text in short.items() if len(text) <= _LONGEST)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
