@@ -25,6 +25,7 @@ Columns = dict[str, list[Cell]]
 Index = dict[str, Any]
 
 _CHUNK: Final = 2**22  # bytes of a chunk of a zarr array
+_OLDEST_ZARR: Final = (3, 1)  # the oldest that this was tried with
 _LONGEST: Final = 100  # characters of a name that becomes a file's
 _UNSAFE: Final = re.compile(rb"[^a-z0-9._+-]|\A[._+-]|\.\Z|\Az(?=arr\.json\Z)")  # zarr.json is zarr's own
 _SAFETENSORS: Final = {
@@ -154,7 +155,7 @@ class Zarr:
             chunks=(max(1, min(shape[0], _CHUNK // row_bytes)), *shape[1:]),
             compressors=None,  # activations hardly shrink, and every tool reads them so
             attributes={"dtype": dtype},
-            config={"write_empty_chunks": True},  # zarr takes -0.0 for empty
+            config={"write_empty_chunks": True},  # before 3.1.6, zarr takes -0.0 for empty
         )
 
     def table(self, condition: str, columns: Columns) -> None:
@@ -184,9 +185,9 @@ def _zarr() -> Any:
     with suppress(ImportError):
         import zarr
 
-        if int(zarr.__version__.split(".")[0]) >= 3:
+        if tuple(int(number) for number in zarr.__version__.split(".")[:2]) >= _OLDEST_ZARR:
             return zarr
-    raise StoreError("an export to zarr needs zarr 3 or newer: pip install 'seamscope[export]'")
+    raise StoreError("an export to zarr needs zarr 3.1 or newer: pip install 'seamscope[export]'")
 
 
 def _folder_of(condition: str) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 # what an experiment writes to, by name: each expands to spans of the run that is patched
 READING: Final = ("question", "last", "answer")
-SPAN_SETS: Final = ("objects", "image", "question", "last", "answer", "reading", "objects+reading")
+SPAN_SETS: Final = ("objects", "image", "question", "last", "answer", "reading", "objects+reading", "prompt")
 TEXT: Final = {"oracle", "cascaded"}
 
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 from tqdm import tqdm
 
-from seamscope.activations import Background, Schema, Shards, StoreWriter, planned_rows_per_shard, to_host
+from seamscope.activations import (
+    Background,
+    Schema,
+    Shards,
+    StoreWriter,
+    fitting_rows_per_shard,
+    planned_rows_per_shard,
+    to_host,
+)
 from seamscope.hooks import Batch, Ragged, RunError, Vlm, capture
 
 from ._align import TEXT, expand
@@ -24,8 +32,6 @@ if TYPE_CHECKING:
     from ._run import Settings
     from .tasks import Item, Task
 
-SHARD_BYTES: Final = 2**28  # about what a shard takes; it is in memory until it is written
-FEWEST, MOST = 8, 1024  # rows of a shard, if nobody asks for others
 SAMPLE: Final = 8  # rows that are run to tell what a row takes
 TO_SPARE: Final = 1.02  # files take this much more than their data
 
@@ -89,15 +95,14 @@ class Capture:
                 provenance=provenance(vlm, settings, sample[0], sites=sites, conditions=self._conditions),
             ),
             rows=len(members),
-            rows_per_shard=settings.rows_per_shard or planned_rows_per_shard(path) or self._rows_per_shard(),
+            rows_per_shard=(
+                settings.rows_per_shard
+                or planned_rows_per_shard(path)
+                or fitting_rows_per_shard(self._row_bytes, len(members))
+            ),
             part=part,
             compression=None if settings.compression == "none" else settings.compression,
         )
-
-    def _rows_per_shard(self) -> int:
-        """A power of two, so that one that differs a little in size from machine to machine gives the same."""
-        fitting = int(SHARD_BYTES // self._row_bytes)
-        return min(MOST, max(FEWEST, 1 << (fitting.bit_length() - 1 if fitting else 0)))
 
     def run(self, *, progress: bool = False) -> bool:
         """Make the shards of this part that are missing, then join all if all are there; tells whether they are."""
@@ -220,7 +225,7 @@ class _Append:
     def __call__(self) -> None:
         held = self.acts()
         if self.file is not None:
-            self.file.append(self.condition, self.rows, held, places=self.places)
+            self.file.append(self.condition, self.rows, held, places=self.places, copy=False)
 
 
 def describe_rows(task: Task, items: Sequence[Item]) -> pd.DataFrame:

@@ -33,9 +33,9 @@ Names = list[str] | None
 @store_app.command()
 @o.one_line_errors
 def verify(path: Place, as_json: o.AsJson = False) -> None:
-    """Read everything in a store and compare it with the checksums that were taken when it was written.
+    """Read all of a store and compare it with the checksums taken when it was written.
 
-    Exit code 1: something is damaged. 2: it cannot be opened, as it is no store, or is not finished, or lacks shards.
+    Exit code 1: something differs. 2: it cannot be opened: no store, not finished, or without its shards.
     """
     with open_store(file_of(path)) as store:
         found: dict[str, Any] = {"store": store.path, "files": 1 + len(store.shards), "bytes": store.nbytes}
@@ -56,9 +56,9 @@ def verify(path: Place, as_json: o.AsJson = False) -> None:
 @store_app.command()
 @o.one_line_errors
 def info(path: Place, as_json: o.AsJson = False) -> None:
-    """Say what a store holds and how it was made: model, task, rows, sites, spans, types, sizes, provenance.
+    """Say what a store holds: model, task, rows, sites, spans, types, size, and how it was made.
 
-    Of a store that is not finished, it says how many shards are, and what continues it.
+    Of a store that is not finished: how many of its shards are there, and what continues it.
     """
     found = describe(file_of(path))
     o.emit(found) if as_json else o.show(_text(found))
@@ -74,10 +74,11 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file that joins them.", show_default=False)],
     as_json: o.AsJson = False,
 ) -> None:
-    """Join several stores, captured with the same options but other items, into one.
+    """Join stores that were captured alike, but of other items, into one.
 
-    The new file copies no activations: it points to those of the others, which must stay where they are, seen from
-    it. Rows come in the order of the stores; an id may come once only.
+    No activations are copied: the new file points to those of the others, so all of them move together or not at all.
+
+    Rows come in the order of the stores; an id may come once only.
     """
     join_stores(out, [path if path.suffix == SHARDS else _existing(file_of(path)) for path in paths])
     with open_store(out) as store:
@@ -100,14 +101,17 @@ def export(
 ) -> None:
     """Copy activations, bit for bit, into a folder that other tools read.
 
-    safetensors: conditions/CONDITION/acts/SITE.safetensors with the tensors SPAN.values (the tokens of all rows, end
-    to end) and SPAN.lengths (how many of them each row has), conditions/CONDITION/rows.jsonl with one line for each
-    row, index.json, which says where everything is, and schema.json.
+    safetensors: conditions/CONDITION/acts/SITE.safetensors, each with the tensors SPAN.values and SPAN.lengths.
 
-    zarr: one group with conditions/CONDITION/acts/SITE/SPAN/values and lengths, conditions/CONDITION/rows/COLUMN/values
-    and missing, and index and schema among its attributes. bfloat16 is kept as uint16, as the attribute dtype says.
+    Beside them: conditions/CONDITION/rows.jsonl, schema.json, and index.json, which says where everything is.
 
-    In names of files, what is no small letter or digit is written as %XX; the index has the names as they are.
+    zarr: a group with conditions/CONDITION/acts/SITE/SPAN/values, /lengths, conditions/CONDITION/rows/COLUMN/values.
+
+    Schema and index are its attributes; bfloat16 is there as uint16, as the attribute dtype says.
+
+    values: the tokens of all rows, end to end; lengths: how many of them each row has.
+
+    Names of files have %XX for what is no small letter or digit; the index has the names as they are.
     """
     with open_store(file_of(path)) as store:
         progress = o.on_a_terminal() and not as_json
@@ -134,18 +138,18 @@ def _existing(file: Path) -> Path:
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """What a store holds; what its finished shards hold, if it is not finished."""
+    """What a store holds; if it is not finished, what its first shard does, and how many of them there are."""
     finished = sorted(file.with_suffix(SHARDS).glob("*.h5"))
     if file.exists() or not finished:
         with open_store(file) as store:
             shards = [{"file": each.path, "bytes": each.bytes, "rows": each.rows} for each in store.shards]
             return {"store": file, "finished": True, **_described(store), "shards": shards}
     with open_store(finished[0]) as first:
-        found = {"store": file, "finished": False, **_described(first)}
-    shards = [_shard(each) for each in finished]
-    found["rows"] = {name: sum(each["rows"].get(name, 0) for each in shards) for name in found["rows"]}
-    found["bytes"] = sum(each["bytes"] for each in shards)
-    return {**found, "shards": shards, "planned_shards": _planned(found["provenance"]), "continue": _continuing(file)}
+        found: dict[str, Any] = {"store": file, "finished": False, **_described(first)}
+    made = [_shard(each) for each in finished]
+    found["rows"] = {name: sum(each["rows"].get(name, 0) for each in made) for name in found["rows"]}
+    found["bytes"] = sum(each["bytes"] for each in made)
+    return {**found, "shards": made, "planned_shards": _planned(found["provenance"]), "continue": _continuing(file)}
 
 
 def _described(store: Store) -> dict[str, Any]:
@@ -177,22 +181,18 @@ def _planned(provenance: Mapping[str, Any]) -> int | None:
     return -(-rows // of_each) if type(rows) is int and type(of_each) is int and of_each > 0 else None
 
 
-def _continuing(file: Path) -> str:
-    """The command that makes the rest of a store."""
+def _continuing(file: Path) -> str | None:
+    """The command that makes the rest of a store, if its run says so."""
     from ._run import SETTINGS_FILE, Settings, settings_of
 
     if file.name != ACTIVATIONS or not (file.parent / SETTINGS_FILE).exists():
-        return "the command that began it"
+        return None
     asked, usual = asdict(settings_of(file.parent)), asdict(Settings())
     words = ["seamscope", "capture"]
-    for name in asked:
-        values = asked[name] if isinstance(asked[name], tuple) else [asked[name]]
-        words += [word for value in values if asked[name] != usual[name] for word in (_option(name), str(value))]
+    for name, value in asked.items():
+        given = () if value == usual[name] else value if isinstance(value, tuple) else (value,)
+        words += [word for each in given for word in ("--" + name.replace("_", "-"), str(each))]
     return shlex.join([*words, "--out", str(file.parent)])
-
-
-def _option(setting: str) -> str:
-    return "--" + setting.replace("_", "-")
 
 
 def collapsed(names: Sequence[str]) -> list[str]:
@@ -218,21 +218,22 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _text(found: Mapping[str, Any]) -> str:
     """A description for a reader."""
     shards = _count(len(found["shards"]), "shard")
-    files = f"{shards} and the file that joins them" if found["shards"] else "1 file"
+    files = f"{shards} and the file that joins them" if found["shards"] else "one file"
     lines = {
         "model": found["model"],
         "task": found["task"],
-        "rows": _rows_text(found["rows"]),
+        "rows": _rows_text(found["rows"]) + _beyond(found),
         "sites": _listed(found["sites"]),
         "spans": _listed(found["spans"]),
         "types": ", ".join(found["types"]),
         "size": f"{size_text(found['bytes'])} in {files if found['finished'] else shards}",
         "made with": "; ".join(filter(None, map(_pairs, found["made_with"]))),
-        "provenance": _pairs(found["provenance"]) + "; all of it with --json",
+        "provenance": _pairs(found["provenance"], said=("model", "task")) + "; all of it with --json",
     }
     if not found["finished"]:
-        of = "" if found["planned_shards"] is None else f" of {found['planned_shards']}"
-        lines["not finished"] = f"{len(found['shards'])}{of} shards are; what continues it: {found['continue']}"
+        of = "" if found["planned_shards"] is None else f"of {found['planned_shards']} "
+        command = found["continue"] or "the command that began it"
+        lines["not finished"] = f"{len(found['shards'])} {of}shards are there; what continues it: {command}"
     return "\n".join([str(found["store"]), *(f"{name:13} {text}" for name, text in lines.items() if text)])
 
 
@@ -240,14 +241,21 @@ def _rows_text(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{count} of {name}" for name, count in rows.items())
 
 
+def _beyond(found: Mapping[str, Any]) -> str:
+    """Of which store a file is a shard, if it is one."""
+    whole = found["provenance"].get("rows", 0)
+    alone = not found["shards"] and whole not in (0, *found["rows"].values())
+    return f"; one shard of a store of {whole}" if alone else ""
+
+
 def _listed(names: Sequence[str]) -> str:
     return f"{len(names)}: {', '.join(collapsed(names))}"
 
 
-def _pairs(content: Mapping[str, Any]) -> str:
-    """What has a short value, as text."""
-    short = {name: str(value) for name, value in content.items() if not isinstance(value, dict | list)}
-    return ", ".join(f"{name} {text}" for name, text in short.items() if len(text) <= _LONGEST)
+def _pairs(content: Mapping[str, Any], said: Sequence[str] = ()) -> str:
+    """What has a short value, as text, but for what was said before."""
+    plain = {name: str(value) for name, value in content.items() if not isinstance(value, dict | list)}
+    return ", ".join(f"{name} {text}" for name, text in plain.items() if name not in said and len(text) <= _LONGEST)
 
 
 def _count(number: int, what: str) -> str:
