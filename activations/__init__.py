@@ -2,10 +2,10 @@
 
 from seamscope.activations._background import Background, to_host
 from seamscope.activations._export import export_store
-from seamscope.activations._joined import join_stores
+from seamscope.activations._join import join_stores
 from seamscope.activations._layout import FORMAT_VERSION
 from seamscope.activations._schema import Schema
-from seamscope.activations._shards import Shards, planned_rows_per_shard
+from seamscope.activations._shards import Shards, fitting_rows_per_shard, planned_rows_per_shard
 from seamscope.activations._store import Store, open_store
 from seamscope.activations._writer import StoreWriter, create_store
 
@@ -18,6 +18,7 @@ __all__ = [
     "StoreWriter",
     "create_store",
     "export_store",
+    "fitting_rows_per_shard",
     "join_stores",
     "open_store",
     "planned_rows_per_shard",

@@ -29,7 +29,7 @@ class Background:
 
     def submit(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Have a call made; waits while too many wait already."""
-        while len(self._pending) >= self._waiting:
+        while self._pending and (len(self._pending) >= self._waiting or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(self._make, call, args, kwargs))
 

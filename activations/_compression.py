@@ -6,23 +6,35 @@ import contextlib
 from typing import Any, Final
 
 import h5py
+from numpy.typing import NDArray
 
 from seamscope.hooks import StoreError, choose
 
 COMPRESSIONS: Final = ("bitshuffle",)
 BITSHUFFLE: Final = 32008  # the number under which HDF5 registers the filter
+LARGEST_CHUNK: Final = 2**24  # bytes; one is read at a time, and holds whole rows: larger ones stay as they are
+_LZ4: Final = 2  # which codec the filter uses
+_CHUNK: Final = 2**20  # bytes
 HIGHEST_RATIO: Final = 512  # LZ4 gives 255 at most; a file that claims more is made to fill the memory
 
 
-def filter_of(name: str | None) -> dict[str, Any]:
-    """Give the options of `create_dataset` for a compression; `StoreError` if its package is not there."""
-    if name is None:
-        return {}
-    choose("compression", name, COMPRESSIONS, StoreError)
-    require_filter()
-    import hdf5plugin
+def check_compression(name: str | None) -> None:
+    """Raise `StoreError` for an unknown compression, or one whose package is not there."""
+    if name is not None:
+        choose("compression", name, COMPRESSIONS, StoreError)
+        require_filter()
 
-    return dict(hdf5plugin.Bitshuffle(cname="lz4"))
+
+def creation_plist(array: NDArray[Any], compression: str | None) -> h5py.h5p.PropDCID:
+    """How HDF5 lays a dataset out: in one piece, or in compressed chunks of about a megabyte."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_obj_track_times(False)  # equal stores have equal bytes
+    plist.set_obj_track_times(False)  # the same data make the same file, whenever they are written
+    row = array.nbytes // max(1, len(array))
+    if compression is not None and array.size and row <= LARGEST_CHUNK:
+        plist.set_chunk((min(len(array), max(1, _CHUNK // row)), *array.shape[1:]))
+        plist.set_filter(BITSHUFFLE, h5py.h5z.FLAG_MANDATORY, (0, _LZ4))
+    return plist
 
 
 def require_filter() -> None:

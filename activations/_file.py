@@ -5,66 +5,86 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import h5py
 import numpy as np
 
 from seamscope.activations import _layout as layout
 from seamscope.activations._bits import Array
-from seamscope.activations._compression import filter_of
+from seamscope.activations._compression import check_compression, creation_plist
 from seamscope.activations._schema import Schema
 from seamscope.activations._virtual import Virtual
 from seamscope.hooks import StoreError
 
+Taken = Literal["refuse", "keep", "replace"]
 Entry = dict[str, Any]  # of the manifest: type, shape and sha256 of a dataset
-_OVERHEAD: Final = 2**12  # bytes that HDF5 takes for a dataset and its groups, at most, and the manifest for its entry
-_CHUNK: Final = 2**20  # bytes of a chunk where a dataset is compressed
+_OVERHEAD: Final = 2**12  # bytes that HDF5 takes for a dataset and its groups, beside its data and names, at most
+_WORST: Final = 64  # what cannot be compressed grows by less than a part in as many
 
 
 class StoreFile:
     """A file that is being written under a temporary name; use it in a `with` block, and end with `finish`.
 
-    Room for `reserve` bytes of data in `datasets` datasets is taken first, because HDF5 cannot recover when a disk is
-    full. A file that is not finished is removed.
+    Call `reserve` before anything is added: HDF5 cannot recover when a disk is full, and may then end the process.
+    A file that is not finished is removed. One with virtual datasets is `sealed`: it begins with a checksum of the
+    rest, because HDF5 has none for what they are put together of, and may end the process where that is damaged.
     """
 
-    def __init__(
-        self, partial: Path, schema: Schema, *, reserve: int = 0, datasets: int = 0, compression: str | None = None
-    ) -> None:
-        self._partial, self._filter = partial, filter_of(compression)
+    def __init__(self, partial: Path, schema: Schema, *, compression: str | None = None, sealed: bool = False) -> None:
+        check_compression(compression)
+        self._partial, self._compression, self._sealed = partial, compression, sealed
+        self._groups: set[str] = set()
         self._entries: dict[str, Entry] = {}
         self._virtual: dict[str, Entry] = {}
         described = schema.to_json()
         with as_store_error(partial):
-            self._file = h5py.File(partial, "w", libver=("v110", "v110"), locking="best-effort")
+            block = {"userblock_size": layout.SEAL} if sealed else {}
+            self._file = h5py.File(partial, "w", libver=("v110", "v110"), locking="best-effort", **block)
         with self._whole_or_gone():
+            self._reserve(len(described), ["", layout.SCHEMA])
             attrs = {"format": np.bytes_(layout.FORMAT), "format_version": layout.FORMAT_VERSION, "complete": 0}
             self._file.attrs.update(attrs)
-            self._reserve(reserve + len(described) + _OVERHEAD * (datasets + 4))
             self.add(f"/{layout.SCHEMA}", "uint8", np.frombuffer(described, "|u1"))
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int, paths: Iterable[str]) -> None:
+        """Take room for datasets at these paths that hold `size` bytes together."""
+        with self._whole_or_gone():
+            packed = size // _WORST if self._compression else 0
+            self._reserve(size + packed, paths)
+
+    def _reserve(self, size: int, paths: Iterable[str]) -> None:
         if not hasattr(os, "posix_fallocate"):
             return
-        self._file.flush()
-        with self._partial.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        names = sum(_OVERHEAD + 2 * len(path.encode()) for path in paths)
+        with self._partial.open("r+b") as file:  # from the beginning: HDF5 may have written nothing of it so far
+            os.posix_fallocate(file.fileno(), 0, self._file.id.get_filesize() + size + names)
 
     def add(self, path: str, dtype: str, array: Array) -> None:
         """Write a dataset; values of activations are compressed if this was asked for."""
         with self._whole_or_gone():
-            packed = self._filter if path.startswith(f"/{layout.CONDITIONS}/") and path.endswith("/values") else {}
-            if packed and array.size:
-                row = array.nbytes // len(array)
-                packed = {**packed, "chunks": (min(len(array), max(1, _CHUNK // row)), *array.shape[1:])}
-            data = self._file.create_dataset(path, data=array, **(packed if array.size else {}))
-            data.attrs["dtype"] = np.bytes_(dtype)
+            self._write(path, array, dtype, self._compression if layout.is_tokens(path) else None)
             digest = hashlib.sha256(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
             self._entries[path] = {"dtype": dtype, "shape": list(array.shape), "sha256": digest.hexdigest()}
+
+    def _write(self, path: str, array: Array, dtype: str, compression: str | None) -> None:
+        """What `create_dataset` does, in a third of its time: a file has thousands of small datasets."""
+        group = path.rpartition("/")[0]
+        if group and group not in self._groups:  # made by name: as intermediate groups they would keep the time
+            self._groups.add(group)
+            self._file.require_group(group)
+        kind = h5py.h5t.py_create(array.dtype, logical=1)
+        plist = creation_plist(array, compression)
+        data = h5py.h5d.create(self._file.id, None, kind, h5py.h5s.create_simple(array.shape), plist)
+        h5py.h5o.link(data, self._file.id, path.encode(), lcpl=_linked())
+        if array.size:
+            data.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array))
+        name = np.array(dtype.encode())
+        text = h5py.h5t.py_create(name.dtype)
+        h5py.h5a.create(data, b"dtype", text, h5py.h5s.create(h5py.h5s.SCALAR)).write(name)
 
     def add_virtual(self, virtual: Virtual) -> None:
         """Write a dataset whose data are in other files."""
@@ -73,26 +93,31 @@ class StoreFile:
             data.attrs["dtype"] = np.bytes_(virtual.dtype)
             self._virtual[virtual.path] = {"dtype": virtual.dtype, "shape": list(virtual.shape)}
 
-    def finish(self, final: Path, *, replace: bool = False, **more: Any) -> None:
+    def finish(self, final: Path, *, taken: Taken = "refuse", **more: Any) -> None:
         """Complete the file, see it on the disk, and give it its name.
 
-        `more` goes into the manifest. Raises `StoreError` if the name is taken, unless it may be replaced.
+        `more` goes into the manifest. `taken` says what to do about a file of that name: raise `StoreError`, keep it
+        and forget this one, or replace it.
         """
         with self._whole_or_gone():
             content = {"datasets": self._entries, "virtual": self._virtual, **more}
             manifest = json.dumps(content, ensure_ascii=False, indent=1).encode()
-            data = self._file.create_dataset(layout.MANIFEST, data=np.frombuffer(manifest, "|u1"))
-            data.attrs["dtype"] = np.bytes_("uint8")
+            self._reserve(len(manifest), [layout.MANIFEST])
+            self._write(f"/{layout.MANIFEST}", np.frombuffer(manifest, "|u1"), "uint8", None)
             self._file.attrs["manifest_sha256"] = np.bytes_(hashlib.sha256(manifest).hexdigest())
             self._file.attrs["complete"] = 1
             self._file.flush()
             size = self._file.id.get_filesize()
             self._file.close()
             os.truncate(self._partial, size)  # gives back what was reserved and not needed
+            if self._sealed:
+                with self._partial.open("r+b") as file:
+                    file.write(seal_of(self._partial))
             _sync(self._partial)
-            if final.exists() and not replace:
+            if taken == "replace":
+                os.replace(self._partial, final)
+            elif not _name(self._partial, final) and taken == "refuse":
                 raise StoreError(f"{final} appeared meanwhile; it was left as it is")
-            os.replace(self._partial, final)
             _sync(final.parent)
 
     def discard(self) -> None:
@@ -120,6 +145,36 @@ class StoreFile:
             raise
 
 
+def seal_of(path: Path) -> bytes:
+    """What a sealed file begins with: the checksum of all that follows."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(layout.SEAL)
+        while block := file.read(2**20):
+            digest.update(block)
+    return f"{layout.FORMAT} sha256 {digest.hexdigest()}".encode().ljust(layout.SEAL, b"\n")
+
+
+def _name(partial: Path, final: Path) -> bool:
+    """Give a file its name unless there is another of that name; tells whether there was none."""
+    try:
+        os.link(partial, final)  # unlike a rename, this never replaces anything
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if final.exists():
+            return False
+        os.replace(partial, final)
+    return True
+
+
+def _linked() -> h5py.h5p.PropLCID:
+    """How a dataset gets its name: in UTF-8."""
+    plist = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    plist.set_char_encoding(h5py.h5t.CSET_UTF8)
+    return plist
+
+
 def _sync(path: Path) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
@@ -134,4 +189,13 @@ def as_store_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+        raise StoreError(f"{path} cannot be written: {in_short(error)}") from error
+
+
+def in_short(error: Exception) -> str:
+    """What went wrong with a file, in one line; HDF5 tells of addresses and times too."""
+    if isinstance(error, BlockingIOError):
+        return "another process is writing it"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from seamscope.hooks import StoreError
@@ -12,6 +13,7 @@ PARTIAL = ".partial"  # what the name of an unfinished file ends in
 SHARDS = ".shards"  # the folder beside `run.h5` is `run.shards`
 SCHEMA = "schema"
 MANIFEST = "manifest"
+SEAL = 512  # bytes before the HDF5 part of a joined file
 CONDITIONS = "conditions"
 
 # Type of the activations -> type of the bytes in the file; HDF5 knows neither bfloat16 nor a plain bool.
@@ -45,6 +47,20 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def store_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a store's file, or raise `StoreError` for what cannot be one."""
+    place = Path(path)
+    if place.name in {"", ".."} or "\0" in place.name:
+        raise StoreError(f"{os.fspath(path)!r} cannot be the name of a store")
+    return place
+
+
+def is_tokens(path: str) -> bool:
+    """Whether a dataset holds the tokens of an activation: these alone may be compressed."""
+    parts = path.split("/")
+    return len(parts) == 7 and (parts[1], parts[3], parts[6]) == (CONDITIONS, "acts", "values")
 
 
 def acts_path(condition: str, site: str, span: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seamscope.activations import _layout as layout
 from seamscope.activations import _trust as trust
 from seamscope.activations._columns import decode
-from seamscope.activations._file import Entry
+from seamscope.activations._file import Entry, in_short, seal_of
 from seamscope.activations._schema import Schema
 from seamscope.hooks import StoreError
 
@@ -30,15 +30,18 @@ class Form(NamedTuple):
     dtype: str
     feature: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.dtype} of shape {self.feature}"
+
 
 class Part:
     """A finished file, whose datasets are checked whenever they are read; all that goes wrong is a `StoreError`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise StoreError(f"there is no store {path}")
         with reading(path):
+            if not path.is_file():
+                raise StoreError("is no file")
             self._file = h5py.File(path, "r", locking="best-effort")
         try:
             with reading(path):
@@ -123,6 +126,12 @@ class Part:
         """A virtual dataset, to look at."""
         return trust.virtual_dataset(self._file, path, self.entries[path])
 
+    def check_seal(self) -> None:
+        """Raise `StoreError` unless every byte of a sealed file is what it was."""
+        with reading(self.path), self.path.open("rb") as file:
+            if file.read(layout.SEAL) != seal_of(self.path):
+                raise StoreError("is damaged: it differs from the checksum that it begins with")
+
     def damaged(self) -> Iterator[tuple[str, bool]]:
         """Read every dataset, and tell whether it differs from its checksum.
 
@@ -170,10 +179,16 @@ def reading(path: Path) -> Iterator[None]:
     """Say of every error that it is this file's, in one line."""
     try:
         yield
+    except _OfAFile:
+        raise
     except StoreError as error:
-        text = str(error)
-        raise error if str(path) in text else StoreError(f"{path} {text}") from error
+        raise _OfAFile(f"{path} {error}") from error
     except MemoryError as error:
-        raise StoreError(f"{path} does not fit into the memory: {error}") from error
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise StoreError(f"{path} cannot be read, it is damaged or foreign: {' '.join(str(error).split())}") from error
+        raise _OfAFile(f"{path} does not fit into the memory: {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        told = "cannot be read" if getattr(error, "errno", None) else "cannot be read, it is damaged or foreign"
+        raise _OfAFile(f"{path} {told}: {in_short(error)}") from error
+
+
+class _OfAFile(StoreError):
+    """An error that names its file already."""

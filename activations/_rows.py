@@ -27,27 +27,31 @@ class Gathered:
     def __len__(self) -> int:
         return len(self._table)
 
-    def add(self, rows: pd.DataFrame, acts: Mapping[Key, Ragged], places: Sequence[int] | None) -> None:
+    def add(
+        self, rows: pd.DataFrame, acts: Mapping[Key, Ragged], places: Sequence[int] | None, *, copy: bool = True
+    ) -> None:
         """Add a batch; raises `StoreError` if anything does not fit, and then adds nothing of it."""
         cells = self._table.check(rows)
         self._acts.check(len(rows), acts)
         before = len(self)
         places = range(before, before + len(rows)) if places is None else places
-        if len(places) != len(rows) or not {*self._places}.isdisjoint(places):
+        if len(places) != len(rows) or len({*self._places, *places}) != before + len(rows):
             raise StoreError(f"{len(rows)} rows need as many places, which no other row has; got {list(places)}")
-        self._acts.extend(len(rows), acts)
+        self._acts.extend(len(rows), acts, copy=copy)
         self._table.extend(cells)
         self._places.extend(places)
 
-    @property
-    def datasets(self) -> int:
-        """How many datasets it will be."""
-        return 3 * len(self._table.columns) + 2 * len(self._acts.forms)
+    def paths(self, condition: str) -> list[str]:
+        """The datasets that they will be, and perhaps not all of them."""
+        columns = [layout.column_path(condition, name) for name in self._table.columns]
+        acts = [layout.acts_path(condition, *key) for key in self._acts.forms]
+        return [f"{group}/{part}" for group in (*columns, *acts) for part in ("values", "missing", "lengths")]
 
     @property
     def nbytes(self) -> int:
-        """What they will take, but for the table."""
-        return self._acts.nbytes + 4 * len(self) * len(self._acts.forms)
+        """What they will take."""
+        table = sum(array.nbytes for _, _, array in self._table.contents(""))
+        return table + self._acts.nbytes + 4 * len(self) * len(self._acts.forms)
 
     def contents(self, condition: str) -> Iterator[Content]:
         """All datasets as they stand in the file."""
@@ -105,7 +109,7 @@ class Table:
 
 
 class Acts:
-    """Activations so far, copied to the host; a row that has none of a span has no tokens there."""
+    """Activations so far, on the host; a row that has none of a span has no tokens there."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -130,12 +134,13 @@ class Acts:
             if form != self.forms.get(key, form):
                 raise StoreError(f"{what} was {self.forms[key]} in an earlier batch and is {form} now")
 
-    def extend(self, rows: int, acts: Mapping[Key, Ragged]) -> None:
-        """Copy a batch that `check` passed."""
-        for key, ragged in acts.items():
-            self.forms.setdefault(key, _form(ragged))
-            self._values.setdefault(key, []).append(to_array(ragged.values).copy())
-            lengths = ragged.lengths.cpu().numpy().astype("<i4")
+    def extend(self, rows: int, acts: Mapping[Key, Ragged], *, copy: bool) -> None:
+        """Keep a batch that `check` passed, or copies of it."""
+        arrays = {key: (to_array(each.values), to_array(each.lengths).astype("<i4")) for key, each in acts.items()}
+        copies = {key: (values.copy() if copy else values, lengths) for key, (values, lengths) in arrays.items()}
+        for key, (values, lengths) in copies.items():
+            self.forms.setdefault(key, _form(acts[key]))
+            self._values.setdefault(key, []).append(values)
             self._lengths.setdefault(key, []).append((self._rows, lengths))
         self._rows += rows
 

@@ -41,17 +41,19 @@ class Schema:
             check_name("condition", condition)
 
     def stamped(self) -> Schema:
-        """The same with the store's own provenance added; raises `StoreError` if a key of it is taken."""
+        """The same with the store's own provenance added; raises `StoreError` for what cannot be kept."""
         taken = sorted(set(_OURS) & set(self.provenance))
         if taken:
             raise StoreError(f"provenance key {taken[0]!r} is written by the store itself; name yours otherwise")
         own = {"format_version": FORMAT_VERSION, "versions": _versions()}
-        return Schema(
+        stamped = Schema(
             model=self.model,
             task=self.task,
             conditions=tuple(self.conditions),
             provenance={**self.provenance, **own},
         )
+        stamped.to_json()
+        return stamped
 
     def to_json(self) -> bytes:
         """UTF-8 JSON; raises `StoreError` naming what JSON cannot hold."""

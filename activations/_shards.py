@@ -11,8 +11,9 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from seamscope.activations import _layout as layout
+from seamscope.activations._compression import check_compression
 from seamscope.activations._file import as_store_error
-from seamscope.activations._joined import join_stores
+from seamscope.activations._join import join_stores
 from seamscope.activations._part import Part
 from seamscope.activations._schema import Schema
 from seamscope.activations._writer import StoreWriter
@@ -24,7 +25,7 @@ _PLAN: Final = ("rows", "rows_per_shard")
 
 def planned_rows_per_shard(path: str | os.PathLike[str]) -> int | None:
     """How many rows the shards of a store have, if any of them is finished."""
-    for file in sorted(layout.shard_folder(Path(path)).glob("*.h5"))[:1]:
+    for file in sorted(layout.shard_folder(layout.store_path(path)).glob("*.h5"))[:1]:
         part = _opened(file)
         try:
             found = part.schema.provenance.get("rows_per_shard")
@@ -32,6 +33,17 @@ def planned_rows_per_shard(path: str | os.PathLike[str]) -> int | None:
             part.close()
         return found if type(found) is int and found > 0 else None
     return None
+
+
+def fitting_rows_per_shard(row_bytes: float, rows: int) -> int:
+    """How many rows a shard should have, of rows that take so many bytes each.
+
+    A shard is in memory until it is written, and so are the pictures of its rows; it is lost as a whole; and each costs
+    a little time to join. So they are a 64th of the store, but no less than 2^25 and no more than 2^28 bytes, and 8 to
+    256 rows: a power of two, so that sizes that differ a little from one machine to another give the same.
+    """
+    fitting = int(min(max(row_bytes * rows / 64, 2**25), 2**28) // max(row_bytes, 1))
+    return min(256, max(8, 1 << (fitting.bit_length() - 1 if fitting else 0)))
 
 
 class Shards:
@@ -68,7 +80,9 @@ class Shards:
             raise StoreError(f"a store needs rows, and shards of some: got {rows} and {rows_per_shard}")
         if not 0 <= part[0] < part[1]:
             raise StoreError(f"part {part[0]} of {part[1]} does not exist: parts are counted from 0 to {part[1] - 1}")
-        self.path, self.folder = Path(path), layout.shard_folder(Path(path))
+        check_compression(compression)
+        self.path = layout.store_path(path)
+        self.folder = layout.shard_folder(self.path)
         plan = {"rows": rows, "rows_per_shard": rows_per_shard}
         self._given = Schema(
             model=schema.model, task=schema.task, conditions=schema.conditions, provenance={**schema.provenance, **plan}
@@ -76,6 +90,7 @@ class Shards:
         self.schema = self._given.stamped()
         self.count = -(-rows // rows_per_shard)
         self._rows, self._per_shard, self._part, self._compression = rows, rows_per_shard, part, compression
+        self._created = False
         self._lock = FileLock(self.folder / f".{self._own}.lock", timeout=0)
         self._check()
 
@@ -90,7 +105,8 @@ class Shards:
 
     def finished(self) -> list[int]:
         """Shards that are there, of all parts."""
-        found = [_NAME.fullmatch(file.name) for file in self.folder.glob("*.h5")]
+        with as_store_error(self.folder):
+            found = [_NAME.fullmatch(file.name) for file in self.folder.glob("*.h5")]
         return sorted(int(match[1]) for match in found if match)
 
     def missing(self) -> list[int]:
@@ -100,6 +116,9 @@ class Shards:
 
     def create(self, number: int, made_with: Mapping[str, Any] | None = None) -> StoreWriter:
         """Begin a shard. `made_with` notes what does not change results beyond rounding, such as the device."""
+        if number not in range(self.count):
+            raise StoreError(f"there is no shard {number}: the store has shards 0 to {self.count - 1}")
+        self._created = True
         return StoreWriter(
             self.folder / f"{number:05d}.h5",
             self.folder / f".{number:05d}.{self._own}{layout.PARTIAL}",
@@ -107,7 +126,7 @@ class Shards:
             compression=self._compression,
             made_with=made_with,
             rows=len(self.rows_of(number)),
-            replace=True,  # parts cut otherwise may make it too, and make the same
+            taken="keep",  # parts cut otherwise may make it too, and make the same
         )
 
     def join(self) -> bool:
@@ -115,8 +134,9 @@ class Shards:
         if len(self.finished()) < self.count:
             return False
         with as_store_error(self.path), FileLock(self.folder / ".join.lock"):
-            if not self.path.exists():
-                join_stores(self.path, [self.folder])
+            self._check()
+            if self._created or not self.path.exists():  # a shard that was lost may be another now, beyond rounding
+                join_stores(self.path, [self.folder], replace=True)
         return True
 
     def __enter__(self) -> Shards:

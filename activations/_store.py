@@ -16,7 +16,8 @@ from tqdm import tqdm
 from seamscope.activations import _layout as layout
 from seamscope.activations._bits import to_tensor
 from seamscope.activations._joined import Shard, check_virtual, shards_of, unfinished
-from seamscope.activations._part import Form, Key, Numbers, Part
+from seamscope.activations._part import Form, Key, Numbers, Part, reading
+from seamscope.activations._virtual import Contents
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError, choose
 
 Rows = slice | Sequence[int] | Sequence[bool] | NDArray[Any]
@@ -33,9 +34,10 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     Raises:
         StoreError: in one line, if the file is missing, foreign, unfinished, newer or damaged.
     """
-    place = Path(path)
-    if not place.exists():
-        unfinished(place)
+    place = layout.store_path(path)
+    with reading(place):
+        if not place.exists():
+            unfinished(place)
     part = Part(place)
     try:
         return Store(part)
@@ -74,8 +76,7 @@ class Store:
     @property
     def made_with(self) -> list[dict[str, Any]]:
         """What does not change results beyond rounding, such as the device; several where shards differ in it."""
-        parts = [self._shard(shard) for shard in self.shards] or [self._part]
-        found = [part.manifest.get("made_with", {}) for part in parts]
+        found = [self._shard(each).manifest.get("made_with", {}) for each in self.shards or (None,)]
         return [each for k, each in enumerate(found) if each not in found[:k]]
 
     @property
@@ -119,7 +120,8 @@ class Store:
         for each in plans:
             size = int(each.lengths.sum())
             if size:
-                each.part.read_into(values[filled : filled + size], condition, (site, span), each.pieces)
+                part = self._shard(each.shard)
+                part.read_into(values[filled : filled + size], condition, (site, span), each.pieces)
             filled += size
         ragged = Ragged(to_tensor(values, form.dtype), torch.from_numpy(lengths))
         return ragged if np.array_equal(unique, wanted) else ragged[torch.from_numpy(order)]
@@ -131,12 +133,15 @@ class Store:
             StoreError: naming the datasets that differ, and their files.
         """
         self._require_open()
-        check_virtual(self._part, [self._shard(shard) for shard in self.shards])
-        parts = [self._part, *(self._shard(shard) for shard in self.shards)]
+        contents = Contents()
+        for shard in self.shards:
+            contents.add(self._shard(shard), shard.name)
+        check_virtual(self._part, contents)
         damaged: list[str] = []
         count = 0
-        with tqdm(parts, desc="verify", unit="file", disable=not progress) as bar:
-            for part in bar:
+        with tqdm([None, *self.shards], desc="verify", unit="file", disable=not progress) as bar:
+            for each in bar:
+                part = self._shard(each)
                 for path, differs in part.damaged():
                     count += 1
                     damaged += [path if part is self._part else f"{part.path.name}:{path}"] * differs
@@ -178,23 +183,29 @@ class Store:
             local = unique[np.searchsorted(unique, begin) : np.searchsorted(unique, stop)] - begin
             begin = stop
             if len(local):
-                yield self._reading(self._part if each is None else self._shard(each), condition, key, local)
+                yield self._reading(each, condition, key, local)
 
-    def _reading(self, part: Part, condition: str, key: Key, local: Numbers) -> _Reading:
+    def _reading(self, shard: Shard | None, condition: str, key: Key, local: Numbers) -> _Reading:
+        part = self._shard(shard)
         form = part.cells.get(condition, {}).get(key)
         if form is None:
-            return _Reading(part, np.zeros(len(local), np.int64), [])
+            return _Reading(shard, np.zeros(len(local), np.int64), [])
         if form != self._cells[condition][key]:
             raise StoreError(f"{part.path} holds {key[0]} at {key[1]} as {form}, not as {self._cells[condition][key]}")
         lengths = part.lengths(condition, key)
         if len(lengths) <= local[-1]:
             raise StoreError(f"{part.path} is damaged: {key[0]} at {key[1]} has {len(lengths)} rows only")
         stops = np.cumsum(lengths)
-        return _Reading(part, lengths[local], _merge((stops - lengths)[local], stops[local]))
+        return _Reading(shard, lengths[local], _merge((stops - lengths)[local], stops[local]))
 
-    def _shard(self, shard: Shard) -> Part:
-        """A shard, opened once and found to be the one that was joined."""
+    def _shard(self, shard: Shard | None) -> Part:
+        """A shard, found to be the one that was joined; it stays open until some others were asked for.
+
+        None is the file itself.
+        """
         self._require_open()
+        if shard is None:
+            return self._part
         if shard.path not in self._opened:
             while len(self._opened) >= _OPEN:
                 self._opened.pop(next(iter(self._opened))).close()
@@ -209,7 +220,7 @@ class Store:
 class _Reading(NamedTuple):
     """What is read of one file: how many tokens every row has, and the pieces in which they lie."""
 
-    part: Part
+    shard: Shard | None
     lengths: Numbers
     pieces: list[tuple[int, int]]
 

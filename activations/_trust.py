@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from math import prod
 from typing import Any, Final
 
 import h5py
 import numpy as np
 
-from seamscope.activations._compression import BITSHUFFLE, HIGHEST_RATIO, require_filter
+from seamscope.activations._compression import BITSHUFFLE, HIGHEST_RATIO, LARGEST_CHUNK, require_filter
 from seamscope.activations._file import Entry
-from seamscope.activations._layout import FILE_DTYPES, FORMAT, FORMAT_VERSION, MANIFEST
+from seamscope.activations._layout import FILE_DTYPES, FORMAT, FORMAT_VERSION, MANIFEST, is_tokens
 from seamscope.activations._schema import parse_json
 from seamscope.hooks import StoreError
 
 _DEEPEST: Final = 8  # groups inside groups; the layout has five
 _LONGEST: Final = 64  # bytes of an attribute; a sha256 in hexadecimal
 _WIDEST: Final = 8  # dimensions of a dataset; an activation has three
-_LARGEST_CHUNK: Final = 2**24  # bytes; one is read at a time, and an activation of one token is smaller
 _DTYPES: Final = {np.dtype(name) for name in FILE_DTYPES.values()}
 
 
@@ -162,9 +162,9 @@ def _check_plain(path: str, data: h5py.Dataset) -> None:
 
 def _check_filter(path: str, data: h5py.Dataset) -> None:
     plist = data.id.get_create_plist()
-    if [plist.get_filter(k)[0] for k in range(plist.get_nfilters())] != [BITSHUFFLE]:
+    if [plist.get_filter(k)[0] for k in range(plist.get_nfilters())] != [BITSHUFFLE] or not is_tokens(path):
         raise StoreError(f"{path!r} is filtered in a way that this format does not allow")
-    if int(np.prod(data.chunks)) * data.dtype.itemsize > _LARGEST_CHUNK:
+    if prod(data.chunks) * data.dtype.itemsize > LARGEST_CHUNK:
         raise StoreError(f"{path!r} has chunks that are larger than this format allows")
     require_filter()
 

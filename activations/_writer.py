@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from seamscope.activations import _layout as layout
-from seamscope.activations._file import StoreFile, as_store_error
+from seamscope.activations._compression import check_compression
+from seamscope.activations._file import StoreFile, Taken, as_store_error
 from seamscope.activations._rows import Gathered
 from seamscope.activations._schema import Schema
 from seamscope.hooks import Ragged, StoreError, choose
@@ -33,9 +34,10 @@ def create_store(
     Raises:
         StoreError: if `path` exists, or if a partial file stands there and `replace_partial` is not given.
     """
-    final = Path(path)
+    final, stamped = layout.store_path(path), schema.stamped()
     partial = layout.partial_of(final)
-    if final.exists():
+    check_compression(compression)
+    if os.path.lexists(final):
         raise StoreError(f"{final} exists already; a store is never overwritten")
     with as_store_error(partial):
         try:
@@ -46,7 +48,7 @@ def create_store(
                     f"{partial} stands there: another process writes this store, or was ended early; in that case "
                     "delete it, or give replace_partial=True"
                 ) from None
-    return StoreWriter(final, partial, schema.stamped(), compression=compression)
+    return StoreWriter(final, partial, stamped, compression=compression)
 
 
 class StoreWriter:
@@ -61,10 +63,10 @@ class StoreWriter:
         compression: str | None = None,
         made_with: Mapping[str, Any] | None = None,
         rows: int | None = None,
-        replace: bool = False,
+        taken: Taken = "refuse",
     ) -> None:
         self.path, self.schema = final, schema
-        self._partial, self._compression, self._replace = partial, compression, replace
+        self._partial, self._compression, self._taken = partial, compression, taken
         self._made_with, self._expected = dict(made_with or {}), rows
         self._gathered: dict[str, Gathered] = {}
         self._open = True
@@ -76,8 +78,9 @@ class StoreWriter:
         acts: Mapping[tuple[str, str], Ragged],
         *,
         places: Sequence[int] | None = None,
+        copy: bool = True,
     ) -> None:
-        """Add a batch of rows with their activations, which are copied.
+        """Add a batch of rows with their activations.
 
         Args:
             condition: one of the schema's.
@@ -86,6 +89,7 @@ class StoreWriter:
             acts: by (site, span), one entry per row, of one type and feature shape in every batch. Rows of a batch
                 that lacks a pair have no tokens there.
             places: numbers by which the file sorts the rows of a condition; as they came, if there are none.
+            copy: False: the tensors are given away, and are not changed any more until the file is written.
 
         Raises:
             StoreError: if anything does not fit; then nothing of the batch was added.
@@ -94,7 +98,7 @@ class StoreWriter:
         choose("condition", condition, self.schema.conditions, StoreError)
         named = {_names(*key): ragged for key, ragged in acts.items()}
         gathered = self._gathered.get(condition, Gathered())
-        gathered.add(rows, named, places)
+        gathered.add(rows, named, places, copy=copy)
         if len(rows):
             self._gathered[condition] = gathered
 
@@ -133,13 +137,13 @@ class StoreWriter:
             got = len(held.get(condition, ()))
             if got != self._expected:
                 raise StoreError(f"{self.path.name} needs {self._expected} rows under {condition!r}; it got {got}")
-        size, count = sum(each.nbytes for each in held.values()), sum(each.datasets for each in held.values())
-        room = {"reserve": 0 if self._compression else size, "datasets": count}
-        with StoreFile(self._partial, self.schema, compression=self._compression, **room) as file:
+        with StoreFile(self._partial, self.schema, compression=self._compression) as file:
+            paths = [path for condition, gathered in held.items() for path in gathered.paths(condition)]
+            file.reserve(sum(each.nbytes for each in held.values()), paths)
             for condition, gathered in held.items():
                 for path, dtype, array in gathered.contents(condition):
                     file.add(path, dtype, array)
-            file.finish(self.path, replace=self._replace, made_with=self._made_with)
+            file.finish(self.path, taken=self._taken, made_with=self._made_with)
 
     def _require_open(self) -> None:
         if not self._open:

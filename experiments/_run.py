@@ -20,6 +20,7 @@ from ._identity import UNCOUNTED, made_from
 
 SETTINGS_FILE: Final = "run.json"
 LOCK_FILE: Final = ".lock"
+JOBS_FOLDER: Final = "slurm"  # logs of a job array, which may be there before the run
 MADE_FROM: Final = "made_from"
 USED: Final = "used"
 
@@ -84,8 +85,11 @@ class Run:
             return
         known = self.folder / SETTINGS_FILE
         if not known.exists():
-            if any(not file.name.startswith((f".{SETTINGS_FILE}", LOCK_FILE)) for file in self.folder.iterdir()):
+            ours = (f".{SETTINGS_FILE}", LOCK_FILE, JOBS_FOLDER)
+            strange = any(not file.name.startswith(ours) for file in self.folder.iterdir())
+            if strange and not known.exists():  # else another process has just begun this run
                 raise RunError(f"{self.folder} holds something that is not a run; choose another --out")
+        if not known.exists():
             return
         before = read_settings(self.folder)
         differences = self.settings.differences(before)

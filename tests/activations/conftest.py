@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,8 @@ import torch
 from seamscope.activations import Schema, create_store
 from seamscope.hooks import Ragged
 
-SITE = "lm.0.resid_post"
+from .children import Children
+from .making import SITE, capture
 
 
 @pytest.fixture
@@ -45,8 +47,23 @@ def acts() -> dict[tuple[str, str], Ragged]:
 
 @pytest.fixture
 def path(tmp_path: Path, schema: Schema, rows: pd.DataFrame, acts: dict[tuple[str, str], Ragged]) -> Path:
-    """A finished store with one batch under `direct`."""
+    """A finished store of one file with one batch under `direct`."""
     place = tmp_path / "run.h5"
     with create_store(place, schema) as writer:
         writer.append("direct", rows, acts)
     return place
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Path:
+    """A finished store of three shards."""
+    assert capture(tmp_path / "joined.h5")
+    return tmp_path / "joined.h5"
+
+
+@pytest.fixture(scope="session")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    """Processes that call a function of `making`."""
+    made = Children(tmp_path_factory.mktemp("children"))
+    yield made
+    made.close()

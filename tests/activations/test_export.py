@@ -21,6 +21,8 @@ from seamscope.activations import Schema, Shards, _export, _sinks, create_store,
 from seamscope.activations._sinks import safe_name
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
 
+zarr = pytest.importorskip("zarr", reason="zarr 3.1 needs Python 3.11")
+
 DTYPES = [
     *(torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.bool),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -396,8 +398,6 @@ with open_store(sys.argv[1]) as store:
         except StoreError as error:
             print(error)
 """
-
-zarr = pytest.importorskip("zarr", reason="zarr 3.1 needs Python 3.11")
 
 
 def test_a_full_disk_leaves_nothing_and_is_told(tmp_path):

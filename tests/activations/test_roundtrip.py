@@ -1,5 +1,9 @@
-"""What is read is what was written, bit for bit."""
+"""What is read is what was written, bit for bit, by `open_store` and by h5py alone."""
 
+import re
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,52 +11,42 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seamscope.activations import Schema, create_store, open_store
+from seamscope.activations import Schema, Shards, create_store, join_stores, open_store
+from seamscope.activations._file import StoreFile
 from seamscope.hooks import Ragged
 
-SITE = "lm.0.resid_post"
-DTYPES = [
-    *(torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.bool),
-    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-]
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def bits(tensor):
-    return tensor if tensor.dtype == torch.bool else tensor.contiguous().view(WORDS[tensor.element_size()])
-
-
-def same(one, other):
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
-
-
-def random_tensor(dtype, shape, seed):
-    """Every bit pattern is as likely as any other: NaN payloads, infinities, subnormals and -0.0 included."""
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) > 0.5
-    size = torch.empty(0, dtype=dtype).element_size()
-    word = torch.randint(0, 256, (*shape, size), generator=generator, dtype=torch.uint8)
-    return word.view(dtype).reshape(shape)
-
-
-def write(place, ragged, ids=None, condition="direct"):
-    rows = pd.DataFrame({"id": ids or [str(i) for i in range(len(ragged))]})
-    with create_store(place, Schema(model="m", task="t", conditions=(condition,))) as writer:
-        writer.append(condition, rows, {(SITE, "image"): ragged})
-
-
-def read(place, rows=None):
-    with open_store(place) as store:
-        store.verify()
-        return store.read(SITE, "image", "direct", rows)
-
+from .making import DTYPES, SITE, bits, noise, same, write
+from .test_format_page import page
 
 SPECIAL = {
     torch.bfloat16: [0x7FC1, 0xFFC0, 0x7F81, 0x8000, 0x7F80, 0xFF80, 0x0001],
     torch.float16: [0x7E01, 0xFE00, 0x7C01, 0x8000, 0x7C00, 0xFC00, 0x0001],
     torch.float32: [0x7FC00001, 0xFFC00000, 0x7F800001, 0x80000000, 0x7F800000, 0xFF800000, 1],
 }
+ODD_NAMES = [
+    "%",
+    "%b",
+    "%%b%d",
+    '"',
+    "'",
+    " ",
+    "a b",
+    "♥ é 😀",
+    "x" * 300,
+    "..x",
+    "#",
+    "\\",
+    "\n",
+    "values",
+    "lengths",
+    SITE,
+]
+
+
+def read(place, rows=None):
+    with open_store(place) as store:
+        store.verify()
+        return store.read(SITE, "image", "direct", rows)
 
 
 @pytest.mark.parametrize("dtype", SPECIAL, ids=str)
@@ -66,43 +60,167 @@ def test_nan_payloads_negative_zero_and_infinities_survive(tmp_path, dtype):
     assert same(read(tmp_path / "s.h5").values, values)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+class Plan:
+    """A store drawn at random, and what it must hold: every row of every cell, and every column, as plain lists."""
+
+    def __init__(self, draw):
+        text = st.sampled_from(ODD_NAMES) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+        name = text.filter(lambda each: each not in {"", ".", ".."} and not {"/", "\0"} & set(each))
+        self.n = draw(st.integers(1, 6))
+        self.conditions = draw(st.lists(name, min_size=1, max_size=2, unique=True))
+        self.compression = draw(st.sampled_from([None, "bitshuffle"]))
+        self.ids = {
+            each: draw(st.lists(text, min_size=self.n, max_size=self.n, unique=True)) for each in self.conditions
+        }
+        self.columns = {each: self._columns(draw, name, text) for each in self.conditions}
+        self.cells = {each: self._cells(draw, name) for each in self.conditions}
+        self.per_shard = draw(st.integers(1, self.n))
+        self.seed = draw(st.integers(0, 2**16))
+        self.rng = np.random.default_rng(self.seed)
+
+    def _columns(self, draw, name, text):
+        kinds = {
+            "text": text,
+            "int": st.integers(-(2**63), 2**63 - 1),
+            "float": st.floats(allow_nan=False),
+            "bool": st.booleans(),
+        }
+        columns = {}
+        for column in draw(st.lists(name.filter(lambda each: each != "id"), max_size=3, unique=True)):
+            cell = st.none() | kinds[draw(st.sampled_from(sorted(kinds)))]
+            columns[column] = draw(st.lists(cell, min_size=self.n, max_size=self.n))
+        return columns
+
+    def _cells(self, draw, name):
+        """Rows of each cell, as tensors; some cells have tokens only in some rows, or in none."""
+        cells = {}
+        for key in draw(st.lists(st.tuples(name, name), max_size=3, unique=True)):
+            dtype = draw(st.sampled_from(DTYPES))
+            feature = tuple(draw(st.lists(st.integers(1, 4), max_size=3)))
+            lengths = draw(st.lists(st.integers(0, 3), min_size=self.n, max_size=self.n))
+            cells[key] = [noise(dtype, (size, *feature), seed) for seed, size in enumerate(lengths)]
+        return cells
+
+    def rows(self, condition, numbers):
+        table = {"id": self.ids[condition], **self.columns[condition]}
+        return pd.DataFrame(
+            {name: pd.Series([cells[k] for k in numbers], dtype=object) for name, cells in table.items()}
+        )
+
+    def append(self, writer, numbers):
+        """Append rows batch by batch, in any order; a batch may lack a cell if none of its rows has a token there."""
+        for condition in self.conditions:
+            order = self.rng.permutation(numbers).tolist()
+            cuts = np.sort(self.rng.integers(0, len(order) + 1, 2))
+            for part in np.split(np.array(order), cuts):
+                places = part.tolist()
+                acts = {}
+                for key, tokens in self.cells[condition].items():
+                    held = [tokens[k] for k in places]
+                    if places and (sum(map(len, held)) or self.rng.integers(2)):
+                        acts[key] = Ragged.from_list(held)
+                writer.append(condition, self.rows(condition, places), acts, places=places)
+
+    def write(self, place):
+        """As one file, as shards that are joined, or as stores of any size that are joined."""
+        schema = Schema(model="m", task="t", conditions=tuple(self.conditions))
+        way = self.rng.integers(3)
+        if way == 0:
+            with create_store(place, schema, compression=self.compression) as writer:
+                self.append(writer, range(self.n))
+        elif way == 1:
+            plan = {"rows": self.n, "rows_per_shard": self.per_shard}
+            with Shards(place, schema, **plan, compression=self.compression) as shards:
+                for number in shards.missing():
+                    with shards.create(number) as writer:
+                        self.append(writer, shards.rows_of(number))
+            assert shards.join()
+        else:
+            cuts = np.sort(self.rng.integers(0, self.n + 1, 2))
+            parts = np.split(np.arange(self.n), cuts)
+            files = [place.with_name(f"part %b {k}.h5") for k in range(len(parts))]
+            for file, part in zip(files, parts, strict=True):
+                with create_store(file, schema, compression=self.compression) as writer:
+                    self.append(writer, part.tolist())
+            join_stores(place, files)
+
+    def held(self, condition):
+        """Cells that the file has: those that any batch had."""
+        return {key: tokens for key, tokens in self.cells[condition].items() if sum(map(len, tokens))}
+
+
+def selections(n):
+    numbers = st.lists(st.integers(-n, n - 1), max_size=6)
+    ends = st.none() | st.integers(-n - 1, n + 1)
+    slices = st.builds(slice, ends, ends, st.none() | st.sampled_from([-2, -1, 1, 2]))
+    return numbers | slices | st.lists(st.booleans(), min_size=n, max_size=n) | st.none()
+
+
+def picked(n, rows):
+    """Row numbers as plain Python selects them."""
+    if rows is None:
+        return list(range(n))
+    if isinstance(rows, slice):
+        return list(range(n))[rows]
+    if rows and isinstance(rows[0], bool):
+        return [k for k, chosen in enumerate(rows) if chosen]
+    return [range(n)[k] for k in rows]
+
+
+@pytest.fixture
+def reserved(monkeypatch):
+    """How far into each file room was taken, by inode; checks that HDF5 never needed more than that."""
+    ends, plain = {}, StoreFile._reserve
+
+    def spy(file, *args):
+        inode, needed = file._partial.stat().st_ino, file._file.id.get_filesize()
+        assert needed <= ends.get(inode, needed)
+        plain(file, *args)
+        ends[inode] = file._partial.stat().st_size
+
+    monkeypatch.setattr(StoreFile, "_reserve", spy)
+    return ends
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_round_trip_of_any_shape_type_length_and_name(tmp_path_factory, data):
-    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-    lengths = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1, max_size=3))
-    feature = tuple(data.draw(st.lists(st.integers(1, 4), max_size=3)))
-    dtype = data.draw(st.sampled_from(DTYPES))
-    n_rows = sum(map(len, lengths))
-    cells = {
-        "id": data.draw(st.lists(text, min_size=n_rows, max_size=n_rows, unique=True)),
-        "said": data.draw(st.lists(st.none() | text, min_size=n_rows, max_size=n_rows)),
-        "n": data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=n_rows, max_size=n_rows)),
-    }
-    table = pd.DataFrame(cells)
-    parts = [
-        Ragged(random_tensor(dtype, (sum(batch), *feature), seed), torch.tensor(batch))
-        for seed, batch in enumerate(lengths)
-    ]
-    place = tmp_path_factory.mktemp("s") / "s.h5"
-    with create_store(place, Schema(model="m", task="t", conditions=("direct",))) as writer:
-        at = 0
-        for part in parts:
-            writer.append("direct", table.iloc[at : at + len(part)], {(SITE, "image"): part})
-            at += len(part)
-    whole = Ragged.cat(parts)
-    picked = data.draw(st.lists(st.integers(-n_rows, n_rows - 1), max_size=6))
-    with open_store(place) as store:
-        store.verify()
-        got, some = store.read(SITE, "image", "direct"), store.read(SITE, "image", "direct", picked)
-        back = store.rows("direct")
-    assert same(got.values, whole.values)
-    assert torch.equal(got.lengths, whole.lengths)
-    expected = whole[torch.tensor(picked, dtype=torch.long)]
-    assert same(some.values, expected.values)
-    assert torch.equal(some.lengths, expected.lengths)
-    for name, expected_cells in cells.items():
-        assert [None if pd.isna(cell) else cell for cell in back[name]] == expected_cells
+def test_any_store_is_read_as_it_was_written(tmp_path_factory, reserved, data):
+    plan = Plan(data.draw)
+    folder = tmp_path_factory.mktemp("♥ a#%b")
+    plan.write(folder / "ru n%b.h5")
+    for file in folder.rglob("*.h5"):
+        assert file.stat().st_size <= reserved[file.stat().st_ino]
+    reserved.clear()  # inodes are used again
+    alone = page()
+    with open_store(folder / "ru n%b.h5") as store, h5py.File(folder / "ru n%b.h5") as file:
+        assert store.verify() > 0
+        alone["check_shards"](file)
+        assert list(store.conditions) == plan.conditions
+        for condition in plan.conditions:
+            back = store.rows(condition)
+            expected = {"id": plan.ids[condition], **plan.columns[condition]}
+            group = file["conditions"][condition]
+            for name, cells in expected.items():
+                assert [None if pd.isna(cell) else cell for cell in back[name]] == cells
+                assert alone["column"](group["rows"][name]) == cells
+            assert set(plan.held(condition)) <= set(store.cells(condition)) <= set(plan.cells[condition])
+            rows = data.draw(selections(plan.n))
+            for site, span in store.cells(condition):
+                tokens = plan.cells[condition][site, span]
+                got, numbers = store.read(site, span, condition, rows), picked(plan.n, rows)
+                assert got.lengths.tolist() == [len(tokens[k]) for k in numbers]
+                assert all(same(one, tokens[k]) for one, k in zip(got.split(), numbers, strict=True))
+                for k, each in enumerate(tokens):
+                    found = alone["tokens"](group["acts"][site][span], k)
+                    assert found.shape == each.shape
+                    assert found.tobytes() == plain(each).tobytes()
+
+
+def plain(tokens):
+    """What h5py alone gives: bfloat16 as float32, bool as numbers, the rest as it is."""
+    if tokens.dtype == torch.bfloat16:
+        return (bits(tokens).numpy().view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return tokens.numpy()
 
 
 def test_every_row_is_read_back_with_its_column_types(path, rows, acts):
@@ -151,20 +269,68 @@ def test_rows_are_selected_like_an_array(tmp_path, rows, expected):
     assert [row.flatten().tolist() for row in got.split()] == [whole.split()[i].flatten().tolist() for i in expected]
 
 
-def test_a_partial_read_touches_only_its_rows(tmp_path, monkeypatch):
-    import h5py
+def test_a_token_too_large_for_a_chunk_is_kept_uncompressed(tmp_path):
+    wide = Ragged(noise(torch.float32, (2, 2**21 + 1)), torch.tensor([1, 1]))
+    huge = Ragged(noise(torch.uint8, (1, 2**24 + 1)), torch.tensor([1]))
+    for name, ragged, chunked in (("wide.h5", wide, True), ("huge.h5", huge, False)):
+        write(tmp_path / name, ragged, compression="bitshuffle")
+        assert same(read(tmp_path / name).values, ragged.values)
+        with h5py.File(tmp_path / name) as file:
+            assert (file[f"conditions/direct/acts/{SITE}/image/values"].chunks is not None) == chunked
 
-    lengths = torch.tensor([100, 7, 0, 5, 100])
-    write(tmp_path / "s.h5", Ragged(torch.randn(212, 3), lengths))
-    pieces, plain = [], h5py.Dataset.read_direct
 
-    def spy(self, dest, source_sel, dest_sel):
-        pieces.append((source_sel.start, source_sel.stop))
-        plain(self, dest, source_sel, dest_sel)
+def test_compression_cuts_values_into_chunks_of_a_megabyte_and_saves_room(tmp_path):
+    ragged = Ragged(torch.zeros(8192, 256), torch.full((8,), 1024))
+    write(tmp_path / "plain.h5", ragged)
+    write(tmp_path / "packed.h5", ragged, compression="bitshuffle")
+    with h5py.File(tmp_path / "packed.h5") as file:
+        group = file[f"conditions/direct/acts/{SITE}/image"]
+        assert group["values"].chunks == (1024, 256)
+        assert group["values"].id.get_create_plist().get_filter(0)[0] == 32008
+        assert group["lengths"].chunks is None
+    assert (tmp_path / "plain.h5").stat().st_size > 2**23 > 20 * (tmp_path / "packed.h5").stat().st_size
+    assert same(read(tmp_path / "packed.h5").values, ragged.values)
 
-    monkeypatch.setattr(h5py.Dataset, "read_direct", spy)
+
+def bytes_read(call):
+    """How many bytes this process reads from files meanwhile."""
+    before = _counted()
+    call()
+    return _counted() - before
+
+
+def _counted():
+    return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts what is read in /proc, which is not there")
+@pytest.mark.parametrize("compression", [None, "bitshuffle"])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_partial_read_touches_only_its_bytes(tmp_path, compression, shards):
+    """A row is 1 of 160 parts of what is there; only its bytes are read, and what says where they are."""
+    schema = Schema(model="m", task="t", conditions=("direct", "cascaded"))
+    row = 2**17
+    with Shards(tmp_path / "s.h5", schema, rows=32, rows_per_shard=32 // shards, compression=compression) as plan:
+        for number in plan.missing():
+            with plan.create(number) as writer:
+                numbers = plan.rows_of(number)
+                for condition in schema.conditions:
+                    acts = {}
+                    for seed, key in enumerate([(SITE, "image"), (SITE, "last"), ("lm.1.mlp_out", "image")]):
+                        values = noise(torch.uint8, (len(numbers) * 32, row // 32), seed=seed + 10 * number)
+                        acts[key] = Ragged(values, torch.full((len(numbers),), 32))
+                    writer.append(condition, pd.DataFrame({"id": [str(k) for k in numbers]}), acts)
+    assert plan.join()
+    chunk = 0 if compression is None else 2 * 2**20
     with open_store(tmp_path / "s.h5") as store:
-        got = store.read(SITE, "image", "direct", [3, 1, 2])
-        store.read(SITE, "image", "direct", [0, 4])
-    assert got.lengths.tolist() == [5, 7, 0]
-    assert pieces == [(100, 112), (0, 100), (112, 212)]
+        store.read(SITE, "image", "direct", [0, 9, 17, 25])  # opens the files, so that their manifests are not counted
+        one = bytes_read(lambda: store.read(SITE, "last", "cascaded", [9]))
+        some = bytes_read(lambda: store.read("lm.1.mlp_out", "image", "direct", [9, 17, 18]))
+        whole = bytes_read(lambda: store.read(SITE, "image", "direct"))
+        table = bytes_read(lambda: store.rows("direct"))
+    slack = 2**15  # lengths, and what HDF5 needs to find a dataset
+    assert row <= one + chunk <= row + 2 * chunk + slack
+    assert one <= row + chunk + slack
+    assert some <= 3 * row + 2 * chunk + 2 * slack
+    assert table <= slack
+    assert whole >= 32 * row  # the control: reading is counted

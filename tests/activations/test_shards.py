@@ -1,0 +1,316 @@
+"""Stores made shard by shard: by several processes, by ones that are killed, and never by two at once."""
+
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from seamscope.activations import create_store, fitting_rows_per_shard, open_store, planned_rows_per_shard
+from seamscope.hooks import StoreError
+
+from .making import (
+    PER_SHARD,
+    ROWS,
+    SCHEMA,
+    batch,
+    capture,
+    contents,
+    hold,
+    make,
+    make_and_die,
+    same,
+    shards_of,
+)
+
+EVENTS = 36  # what a capture does with files of the store, at least; the control below counts them
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of all files of a capture that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert capture(folder / "run.h5")
+    return contents(folder)
+
+
+def test_a_capture_holds_what_one_file_would(tmp_path, joined):
+    with create_store(tmp_path / "one.h5", SCHEMA) as writer:
+        for condition in SCHEMA.conditions:
+            writer.append(condition, *batch(range(ROWS)))
+    with open_store(joined) as many, open_store(tmp_path / "one.h5") as one:
+        assert many.conditions == one.conditions
+        for condition in one.conditions:
+            pd.testing.assert_frame_equal(many.rows(condition), one.rows(condition))
+            assert set(many.cells(condition)) == set(one.cells(condition))
+            for site, span in one.cells(condition):
+                got, expected = many.read(site, span, condition), one.read(site, span, condition)
+                assert same(got.values, expected.values)
+                assert torch.equal(got.lengths, expected.lengths)
+
+
+def test_the_plan(tmp_path):
+    shards = shards_of(tmp_path / "run.h5")
+    assert [list(shards.rows_of(k)) for k in range(shards.count)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert shards.missing() == [0, 1, 2]
+    assert [shards_of(tmp_path / "run.h5", (i, 2)).missing() for i in (0, 1)] == [[0, 2], [1]]
+    assert planned_rows_per_shard(tmp_path / "run.h5") is None
+    assert not shards.join()
+    assert not list(tmp_path.iterdir())  # a plan writes nothing
+    capture(tmp_path / "run.h5", (1, 2))
+    assert (shards.finished(), shards.missing()) == ([1], [0, 2])
+    assert planned_rows_per_shard(tmp_path / "run.h5") == PER_SHARD
+    for number in (-1, 3):
+        with pytest.raises(StoreError, match=f"there is no shard {number}: the store has shards 0 to 2"):
+            shards.create(number)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": 0}, "a store needs rows, and shards of some: got 0 and 3"),
+        ({"per_shard": 0}, "got 7 and 0"),
+        ({"part": (2, 2)}, "part 2 of 2 does not exist: parts are counted from 0 to 1"),
+        ({"part": (-1, 2)}, "part -1 of 2 does not exist"),
+        ({"compression": "gzip"}, "unknown compression 'gzip'"),
+        ({"schema": replace(SCHEMA, provenance={"versions": 1})}, "'versions' is written by the store itself"),
+        ({"schema": replace(SCHEMA, provenance={"x": {1}})}, "must be plain JSON"),
+    ],
+)
+def test_plans_that_cannot_be(tmp_path, options, message):
+    with pytest.raises(StoreError, match=message):
+        shards_of(tmp_path / "run.h5", **options)
+
+
+@pytest.mark.parametrize(("row_bytes", "rows"), [(0, 10), (1, 10**9), (10**6, 10**4), (10**8, 10**5), (10**12, 3)])
+def test_shards_are_of_a_reasonable_size(row_bytes, rows):
+    fitting = fitting_rows_per_shard(row_bytes, rows)
+    assert 8 <= fitting <= 1024
+    assert fitting.bit_count() == 1
+    assert fitting == 8 or fitting * row_bytes <= 2**28
+    assert fitting == fitting_rows_per_shard(row_bytes * 1.0001, rows)
+
+
+def test_a_shard_needs_all_its_rows(tmp_path):
+    with shards_of(tmp_path / "run.h5") as shards:
+        file = shards.create(0)
+        file.append("direct", *batch(range(3)))
+        file.append("cascaded", *batch(range(2)))
+        with pytest.raises(StoreError, match=r"00000.h5 needs 3 rows under 'cascaded'; it got 2"):
+            file.close()
+        assert shards.missing() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_which_process_makes_a_shard_does_not_show(tmp_path, whole, parts):
+    """More parts than shards included."""
+    done = [capture(tmp_path / "run.h5", (i, parts)) for i in reversed(range(parts))]
+    assert done[-1]
+    assert contents(tmp_path) == whole
+
+
+def test_the_same_again_does_nothing(tmp_path, whole):
+    capture(tmp_path / "run.h5")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.h5")}
+    assert capture(tmp_path / "run.h5")
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.h5")} == before
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"schema": replace(SCHEMA, model="n")},
+            r"00000.h5 was captured otherwise \(model: 'm', not 'n'\); choose anoth",
+        ),
+        ({"schema": replace(SCHEMA, provenance={"n": 7, "seed": 1})}, "seed: 0, not 1"),
+        ({"rows": 6}, "rows: 7, not 6"),
+        ({"per_shard": 4}, "rows_per_shard: 3, not 4"),
+    ],
+)
+def test_what_another_capture_made_is_never_continued(tmp_path, other, message):
+    capture(tmp_path / "run.h5", (0, 2))
+    before = contents(tmp_path)
+    with pytest.raises(StoreError, match=message) as caught:
+        shards_of(tmp_path / "run.h5", **other)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+def test_two_captures_that_began_at_once_are_not_mixed(tmp_path):
+    """Each found nothing that contradicts it when it began; at the end, one of them does."""
+    one, two = (shards_of(tmp_path / "run.h5", (i, 2), replace(SCHEMA, model=str(i))) for i in (0, 1))
+    for shards in (one, two):
+        with shards:
+            for number in shards.missing():
+                with shards.create(number) as file:
+                    for condition in SCHEMA.conditions:
+                        file.append(condition, *batch(shards.rows_of(number)))
+    for shards in (one, two):
+        with pytest.raises(StoreError, match=r"was captured otherwise \(model"):
+            shards.join()
+    assert not (tmp_path / "run.h5").exists()
+
+
+def test_something_else_under_the_name_of_the_store(tmp_path):
+    (tmp_path / "run.h5").write_text("a diary")
+    with pytest.raises(StoreError, match=r"run.h5 cannot be read.* delete it"):
+        capture(tmp_path / "run.h5")
+    assert (tmp_path / "run.h5").read_text() == "a diary"
+
+
+def test_a_shard_that_does_not_belong_there(tmp_path, joined):
+    folder = joined.with_suffix(".shards")
+    shutil.copy(folder / "00000.h5", folder / "00007.h5")
+    with pytest.raises(StoreError, match=r"00007.h5 does not belong there: the store has shards 0 to 2"):
+        shards_of(joined)
+
+
+def test_a_damaged_shard_is_made_again_once_it_is_deleted(tmp_path, whole):
+    capture(tmp_path / "run.h5", (0, 2))
+    file = tmp_path / "run.shards" / "00002.h5"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"00002.h5 cannot be read.*; delete it, and the same command makes it again"):
+        capture(tmp_path / "run.h5")
+    file.unlink()
+    assert capture(tmp_path / "run.h5")
+    assert contents(tmp_path) == whole
+
+
+def test_a_shard_that_was_lost_after_joining_is_made_and_joined_again(tmp_path, whole):
+    """The second time elsewhere, so that the joined file's checksum of it changes too."""
+    capture(tmp_path / "run.h5")
+    (tmp_path / "run.shards" / "00001.h5").unlink()
+    with shards_of(tmp_path / "run.h5") as shards:
+        assert shards.missing() == [1]
+        with shards.create(1, {"device": "other"}) as file:
+            for condition in SCHEMA.conditions:
+                file.append(condition, *batch(shards.rows_of(1)))
+        assert shards.join()
+    with open_store(tmp_path / "run.h5") as store:
+        store.verify()
+        assert store.made_with == [{}, {"device": "other"}]
+    assert contents(tmp_path)["run.shards/00000.h5"] == whole["run.shards/00000.h5"]
+
+
+def test_a_shard_that_two_make_is_that_of_the_first(tmp_path):
+    """Otherwise the joined file would know another checksum of it."""
+    one, two = shards_of(tmp_path / "run.h5", (0, 1)), shards_of(tmp_path / "run.h5", (0, 2))
+    with one, two:
+        files = [shards.create(0, {"device": name}) for shards, name in ((one, "first"), (two, "second"))]
+        for file in files:
+            for condition in SCHEMA.conditions:
+                file.append(condition, *batch(range(3)))
+            file.close()
+    with open_store(tmp_path / "run.shards" / "00000.h5") as store:
+        assert store.made_with == [{"device": "first"}]
+    assert list(contents(tmp_path)) == ["run.shards/00000.h5"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, whole):
+    folder = tmp_path / "run.shards"
+    folder.mkdir()
+    (folder / ".00001.0-of-1.partial").write_bytes(b"half")
+    (tmp_path / "run.h5.partial").write_bytes(b"half")
+    assert capture(tmp_path / "run.h5")
+    assert contents(tmp_path) == whole
+
+
+def test_two_processes_at_one_part(tmp_path, children, whole):
+    first = children.start(hold, tmp_path / "run.h5", (1, 2))
+    first.until("held")
+    code, said = children.run(make, tmp_path / "run.h5", (1, 2))
+    assert code == 2
+    assert "part 1 of 2 is being written by another process; wait for it, or give each process" in said
+    assert children.run(make, tmp_path / "run.h5", (0, 2)) == (0, "False\n")  # another part is free
+    assert first.kill() == -signal.SIGKILL
+    assert children.run(make, tmp_path / "run.h5", (1, 2)) == (0, "True\n")  # and so is that of a dead process
+    assert contents(tmp_path) == whole
+
+
+def test_four_processes_at_once_two_of_them_at_the_same_shards(tmp_path, children, whole):
+    parts = [(0, 2), (1, 2), (0, 1), (2, 3)]
+    running = [children.start(make, tmp_path / "run.h5", part) for part in parts]
+    assert [child.wait() for child in running] == [0] * len(parts), [child.said for child in running]
+    assert any(child.said == "True\n" for child in running)
+    assert contents(tmp_path) == whole
+
+
+def test_two_processes_at_one_file(tmp_path, schema, rows, acts):
+    """Each that begins while another writes is refused; the other is not disturbed."""
+    with create_store(tmp_path / "run.h5", schema) as writer:
+        writer.append("direct", rows, acts)
+        with pytest.raises(StoreError, match=r"run.h5.partial stands there: another process writes this store"):
+            create_store(tmp_path / "run.h5", schema)
+    assert open_store(tmp_path / "run.h5").verify() > 0
+
+
+def test_a_reader_while_a_writer_works(tmp_path, children):
+    with pytest.raises(StoreError, match=r"run.h5 is not there$"):
+        open_store(tmp_path / "run.h5")
+    capture(tmp_path / "run.h5", (0, 2))
+    writer = children.start(hold, tmp_path / "run.h5", (1, 2))
+    writer.until("held")
+    with pytest.raises(StoreError, match=r"run.h5 is not finished, only 2 of its shards are: .* can be opened alone"):
+        open_store(tmp_path / "run.h5")
+    with open_store(tmp_path / "run.shards" / "00002.h5") as store:
+        assert store.rows("direct")["id"].tolist() == ["item 6"]
+        assert store.verify() > 0
+    writer.kill()
+
+
+def test_an_undisturbed_process_makes_the_same(tmp_path, children, whole):
+    """The control of those that follow."""
+    code, said = children.run(make_and_die, tmp_path / "run.h5", 10**6)
+    assert code == 0, said
+    assert int(said.split()[-1]) >= EVENTS
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    "events", [(1, 4, 9), (2, 7, 5), (16, 3), (20, 12), (24, 1), (28, 2, 2), (31,), (34,), (36,)], ids=str
+)
+def test_a_process_killed_when_it_touches_a_file_loses_nothing(tmp_path, children, whole, events):
+    """Several times; each time just before it opens, names, cuts or removes one."""
+    for event in events:
+        finished = contents(tmp_path)
+        assert children.run(make_and_die, tmp_path / "run.h5", event)[0] == -signal.SIGKILL
+        kept = contents(tmp_path)
+        assert all(kept[name] == content for name, content in finished.items() if name.endswith(".h5"))
+        assert all(kept[name] == whole[name] for name in kept if name.endswith(".h5"))
+    assert children.run(make, tmp_path / "run.h5") == (0, "True\n")
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_stopped_at_any_time_loses_nothing(tmp_path, children, whole, number):
+    for delay in (0.01, 0.03, 0.05, 0.07):
+        child = children.start(make, tmp_path / "run.h5")
+        time.sleep(delay)
+        assert child.kill(number) in {-number, 0, 1}
+        kept = contents(tmp_path)
+        assert all(kept[name] == whole[name] for name in kept if name.endswith(".h5"))
+    assert children.run(make, tmp_path / "run.h5") == (0, "True\n")
+    assert contents(tmp_path) == whole
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, schema, monkeypatch):
+    done = []
+    for name in ("fsync", "link"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, name=name, plain=plain: (done.append((name, *args)), plain(*args))[1]
+        )
+    monkeypatch.setattr(
+        os, "open", lambda path, *args, plain=os.open: (plain(path, *args), done.append(("open", path)))[0]
+    )
+    with create_store(tmp_path / "run.h5", schema):
+        pass
+    names = [(event[0], os.path.basename(event[1])) for event in done if event[0] != "fsync"]
+    assert names[-3:] == [("open", "run.h5.partial"), ("link", "run.h5.partial"), ("open", tmp_path.name)]
+    assert [event[0] for event in done][-5:] == ["open", "fsync", "link", "open", "fsync"]
