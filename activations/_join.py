@@ -17,8 +17,8 @@ from seamscope.activations._schema import Schema
 from seamscope.activations._virtual import Contents
 from seamscope.hooks import StoreError
 
-# what stores that are merged may have been asked otherwise: which items, and how they were cut into shards
-SELECTS_ITEMS: Final = ("n", "seed", "rows", "rows_per_shard")
+# in what stores that are merged may differ: which items were asked for, as the prompts show, and how they were cut
+SELECTS_ITEMS: Final = ("n", "seed", "prompts", "rows", "rows_per_shard")
 
 
 def join_stores(
@@ -83,7 +83,7 @@ class _Joining:
         raw = part.schema.to_json()
         for first, schema in list(self._schemas.items())[: raw not in self._schemas]:
             for difference in schema.differences(part.schema):
-                if difference.split(" ")[0] not in {f"{name}:" for name in SELECTS_ITEMS}:
+                if difference.split(":")[0].split(".")[0] not in SELECTS_ITEMS:
                     raise StoreError(f"{part.path} was captured otherwise than {self._paths[first]}: {difference}")
         self._schemas.setdefault(raw, part.schema)
         self._paths.setdefault(raw, part.path)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from .tasks import Item, Task
 
 SAMPLE: Final = 8  # rows that are run to tell what a row takes
-TO_SPARE: Final = 1.02  # files take this much more than their data
+TO_SPARE: Final = 1.02  # the joined file takes this much more than the shards
+DATASET_BYTES: Final = 600  # what a dataset takes beside its data
 
 Key = tuple[str, str]
 
@@ -85,7 +86,7 @@ class Capture:
         self._path, self._part, self._settings = path, part, settings
         self._conditions, self._sites = tuple(conditions), sites
         sample = members.spread(SAMPLE)
-        self._row_bytes = self._measure(sample)
+        self._row_bytes, self._datasets = self._measure(sample)
         self._shards = Shards(
             path,
             Schema(
@@ -126,6 +127,11 @@ class Capture:
                 writer.submit(file.close)
         return self._shards.join()
 
+    @property
+    def finished(self) -> tuple[int, int]:
+        """How many shards are finished, of all parts, and how many there will be."""
+        return len(self._shards.finished()), self._shards.count
+
     def forecast(self, *, timed: bool = False) -> Forecast:
         """What remains to be done, and whether there is room for it; `timed`: run one batch to tell how long."""
         missing = self._shards.missing()
@@ -136,7 +142,7 @@ class Capture:
             shards=self._shards.count,
             rows_per_shard=len(self._shards.rows_of(0)),
             finished=len(self._shards.finished()),
-            bytes=int(rows * self._row_bytes * TO_SPARE),
+            bytes=int(rows * self._row_bytes * TO_SPARE + len(missing) * self._datasets * DATASET_BYTES),
             free=shutil.disk_usage(place).free,
             seconds=rows * self._seconds() if timed else None,
         )
@@ -149,14 +155,14 @@ class Capture:
             append()
         return (perf_counter() - start) / len(items)
 
-    def _measure(self, sample: Sequence[Item]) -> float:
-        """How many bytes a row takes under all conditions together; what call 1 says is taken to be right."""
+    def _measure(self, sample: Sequence[Item]) -> tuple[float, int]:
+        """Bytes of a row under all conditions together, and datasets of a file; call 1 is taken to be right."""
         heard = [item.saying(item.intermediate) for item in sample]
         held = [acts for condition in self._conditions for acts in self._acts(heard, condition).values()]
         table = describe_rows(self._task, heard)
         texts = len(self._conditions) * sum(len(str(row)) for row in table.to_dict("records"))
         sizes = sum(acts.values.numel() * acts.values.element_size() + 4 * len(acts) for acts in held)
-        return (sizes + texts) / len(sample)
+        return (sizes + texts) / len(sample), 2 * len(held) + 3 * len(table.columns) * len(self._conditions)
 
     def _batches(self, items: list[Item], file: StoreWriter | None) -> Iterator[tuple[int, Callable[[], object]]]:
         """Run items, the longest first; gives how many were run, and what keeps them in a file."""

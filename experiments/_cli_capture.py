@@ -84,13 +84,13 @@ def device_of(device: str) -> str:
 def run(study: Study, *, part: tuple[int, int], dry_run: bool, as_json: bool) -> None:
     """Make the part's shards, or say what that takes."""
     if dry_run:
-        return _foretell(study.capture(part=part).forecast(timed=True), study.run.folder, as_json=as_json)
-    finished = study.has_store() or study.make_store(part=part)
-    if not finished:
-        forecast = study.capture(part=part).forecast()
-        if as_json:
-            return o.emit({"store": None, "shards": forecast.shards, "finished": forecast.finished})
-        return o.show(f"{forecast.finished} of {forecast.shards} shards are finished; other parts make the rest")
+        return _foretell(study.plan_capture(part=part).forecast(timed=True), study.run.folder, as_json=as_json)
+    if not study.has_store():
+        finished, count = study.capture(part=part).finished
+        if finished < count:
+            if as_json:
+                return o.emit({"store": None, "shards": count, "finished": finished})
+            return o.show(f"{finished} of {count} shards are finished; other parts make the rest")
     with study.store() as store:
         found: dict[str, Any] = {"store": store.path, "sites": store.sites, "spans": store.spans}
         rows = {condition: store.n_rows(condition) for condition in store.conditions}

@@ -117,26 +117,26 @@ class Study:
     def store(self, *, untrained: bool = False) -> Store:
         """The activations of direct and cascaded runs; of an untrained copy of the model, direct only."""
         if not self.has_store(untrained=untrained):
-            self.make_store(untrained=untrained)
+            self.capture(untrained=untrained)
         return open_store(self.run.folder / (UNTRAINED if untrained else ACTIVATIONS))
 
     def has_store(self, *, untrained: bool = False) -> bool:
         """Whether all shards of the store are finished and joined."""
         return self.run.has(UNTRAINED if untrained else ACTIVATIONS)
 
-    def make_store(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> bool:
-        """Make the shards of one part that are missing; tells whether all are finished, of all parts."""
-        made = self.capture(untrained=untrained, part=part)
-        self.run.path(ACTIVATIONS, alone=False)
-        return made.run(progress=self.progress)
-
     def capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
-        """What makes the store, or the shards of one part of it; nothing is written yet."""
-        members = Members(self.task, self.settings)
+        """Make the shards of one part of the store that are missing."""
+        made = self.plan_capture(untrained=untrained, part=part)
+        self.run.path(ACTIVATIONS, alone=False)
+        made.run(progress=self.progress)
+        return made
+
+    def plan_capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
+        """What makes the store, or one part of it; nothing is written yet."""
         return Capture(
             self._load(untrained=True) if untrained else self.vlm,
             self.task,
-            members,
+            Members(self.task, self.settings),
             path=self.run.folder / (UNTRAINED if untrained else ACTIVATIONS),
             conditions=("direct",) if untrained else ("direct", "cascaded"),
             sites=self.sites,

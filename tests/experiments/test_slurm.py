@@ -68,6 +68,7 @@ def stop_midway(slurm: Slurm, job: str, out: Path, parts: set[int]) -> dict[int,
     return made
 
 
+@pytest.mark.slow
 def test_tasks_are_killed_and_preempted(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here, where the tests say so
     out = tmp_path / "with space"
