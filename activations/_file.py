@@ -16,6 +16,7 @@ import numpy as np
 from seamscope.activations import _layout as layout
 from seamscope.activations._bits import Array
 from seamscope.activations._compression import check_compression, creation_plist
+from seamscope.activations._partial import Partial
 from seamscope.activations._schema import Schema
 from seamscope.activations._virtual import Virtual
 from seamscope.hooks import StoreError
@@ -34,16 +35,22 @@ class StoreFile:
     rest, because HDF5 has none for what they are put together of, and may end the process where that is damaged.
     """
 
-    def __init__(self, partial: Path, schema: Schema, *, compression: str | None = None, sealed: bool = False) -> None:
+    def __init__(
+        self, partial: Partial, schema: Schema, *, compression: str | None = None, sealed: bool = False
+    ) -> None:
         check_compression(compression)
         self._partial, self._compression, self._sealed = partial, compression, sealed
         self._groups: set[str] = set()
         self._entries: dict[str, Entry] = {}
         self._virtual: dict[str, Entry] = {}
         described = schema.to_json()
-        with as_store_error(partial):
-            block = {"userblock_size": layout.SEAL} if sealed else {}
-            self._file = h5py.File(partial, "w", libver=("v110", "v110"), locking="best-effort", **block)
+        try:
+            with as_store_error(partial.path):
+                block = {"userblock_size": layout.SEAL} if sealed else {}
+                self._file = h5py.File(partial.path, "w", libver=("v110", "v110"), locking=False, **block)
+        except BaseException:
+            partial.remove()
+            raise
         with self._whole_or_gone():
             self._reserve(len(described), ["", layout.SCHEMA])
             attrs = {"format": np.bytes_(layout.FORMAT), "format_version": layout.FORMAT_VERSION, "complete": 0}
@@ -57,11 +64,9 @@ class StoreFile:
             self._reserve(size + packed, paths)
 
     def _reserve(self, size: int, paths: Iterable[str]) -> None:
-        if not hasattr(os, "posix_fallocate"):
-            return
         names = sum(_OVERHEAD + 2 * len(path.encode()) for path in paths)
-        with self._partial.open("r+b") as file:  # from the beginning: HDF5 may have written nothing of it so far
-            os.posix_fallocate(file.fileno(), 0, self._file.id.get_filesize() + size + names)
+        # what HDF5 has given out already is counted, since it may have written nothing of it so far
+        self._partial.reserve(self._file.id.get_filesize() + size + names)
 
     def add(self, path: str, dtype: str, array: Array) -> None:
         """Write a dataset; values of activations are compressed if this was asked for."""
@@ -109,16 +114,14 @@ class StoreFile:
             self._file.flush()
             size = self._file.id.get_filesize()
             self._file.close()
-            os.truncate(self._partial, size)  # gives back what was reserved and not needed
+            self._partial.cut(size)
             if self._sealed:
-                with self._partial.open("r+b") as file:
-                    file.write(seal_of(self._partial))
-            _sync(self._partial)
+                self._partial.begin(seal_of(self._partial.path))
             if taken == "replace":
-                os.replace(self._partial, final)
-            elif not _name(self._partial, final) and taken == "refuse":
+                self._partial.replace(final)
+            elif not self._partial.name(final) and taken == "refuse":
                 raise StoreError(f"{final} appeared meanwhile; it was left as it is")
-            _sync(final.parent)
+            self._partial.remove()
 
     def discard(self) -> None:
         """Close the file if it is open, and remove what was not finished."""
@@ -127,7 +130,7 @@ class StoreFile:
         except (OSError, RuntimeError):  # what could not be written before cannot be written now
             pass
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._partial.remove()
 
     def __enter__(self) -> StoreFile:
         return self
@@ -138,7 +141,7 @@ class StoreFile:
     @contextmanager
     def _whole_or_gone(self) -> Iterator[None]:
         try:
-            with as_store_error(self._partial):
+            with as_store_error(self._partial.path):
                 yield
         except BaseException:
             self.discard()
@@ -155,32 +158,11 @@ def seal_of(path: Path) -> bytes:
     return f"{layout.FORMAT} sha256 {digest.hexdigest()}".encode().ljust(layout.SEAL, b"\n")
 
 
-def _name(partial: Path, final: Path) -> bool:
-    """Give a file its name unless there is another of that name; tells whether there was none."""
-    try:
-        os.link(partial, final)  # unlike a rename, this never replaces anything
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if final.exists():
-            return False
-        os.replace(partial, final)
-    return True
-
-
 def _linked() -> h5py.h5p.PropLCID:
     """How a dataset gets its name: in UTF-8."""
     plist = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     plist.set_char_encoding(h5py.h5t.CSET_UTF8)
     return plist
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from seamscope.activations import _layout as layout
 from seamscope.activations._file import StoreFile, as_store_error
 from seamscope.activations._joined import Shard, shards_of
 from seamscope.activations._part import Part
+from seamscope.activations._partial import Partial
 from seamscope.activations._rows import Table
 from seamscope.activations._schema import Schema
 from seamscope.activations._virtual import Contents
@@ -106,7 +107,8 @@ class _Joining:
         held = {name: self._tables[name] for name in schema.conditions if name in self._tables}
         with as_store_error(self._final):
             self._final.parent.mkdir(parents=True, exist_ok=True)
-        with StoreFile(layout.partial_of(self._final), schema, sealed=True) as file:
+            partial = Partial(layout.partial_of(self._final))
+        with StoreFile(partial, schema, sealed=True) as file:
             contents = [content for name, table in held.items() for content in table.contents(name)]
             paths = [path for path, _, _ in contents] + self._contents.paths
             file.reserve(sum(array.nbytes for _, _, array in contents) + self._contents.links, paths)
@@ -140,4 +142,7 @@ class _Joining:
 
 def _relative(path: Path, folder: Path) -> str:
     """The path that leads from a folder to a file, also where folders are links."""
-    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
+    real, plain = folder.resolve(), os.path.relpath(path, folder)
+    if os.path.realpath(real / plain) != os.path.realpath(path):  # there is a link to another place on the way
+        plain = os.path.relpath(path.parent.resolve() / path.name, real)
+    return Path(plain).as_posix()

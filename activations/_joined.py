@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from seamscope.activations import _layout as layout
+from seamscope.activations._layout import is_text
 from seamscope.activations._part import Part, reading
 from seamscope.activations._virtual import Contents, shown
 from seamscope.hooks import StoreError
@@ -24,7 +26,7 @@ class Shard:
 
     def check(self) -> None:
         """Raise `StoreError` unless a file of that size is there: HDF5 would give zeros in place of a lost one."""
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise StoreError(f"{self.path} is missing, which holds {_counted(self.rows)} of the store")
         found = self.path.stat().st_size
         if found != self.bytes:
@@ -34,9 +36,14 @@ class Shard:
         """Open the file; `StoreError` if it is another than the one that was joined."""
         self.check()
         part = Part(self.path)
-        if part.sha256 != self.sha256:
+        try:
+            if part.sha256 != self.sha256:
+                raise StoreError(f"{self.path} is not the file that was joined: its checksum is another")
+            if {condition: part.n_rows(condition) for condition in part.columns} != self.rows:
+                raise StoreError(f"{self.path} has not {_counted(self.rows)}, as the joined file says")
+        except BaseException:
             part.close()
-            raise StoreError(f"{self.path} is not the file that was joined: its checksum is another")
+            raise
         return part
 
 
@@ -61,7 +68,7 @@ def shards_of(part: Part) -> tuple[Shard, ...]:
 def _shard(folder: Path, told: Any) -> Shard:
     match told:
         case {"file": str(file), "bytes": int(size), "manifest_sha256": str(sha256), "rows": dict(rows)}:
-            if all(type(count) is int and count >= 0 for count in rows.values()) and "\0" not in file:
+            if all(type(count) is int and count >= 0 for count in rows.values()) and "\0" not in file and is_text(file):
                 return Shard(file, folder / file, size, sha256, rows)
     raise StoreError("has a shard of which it does not say file, bytes, checksum and rows")
 

@@ -115,7 +115,8 @@ class Store:
         unique, order = np.unique(wanted, return_inverse=True)
         plans = list(self._plan(condition, (site, span), unique))
         lengths = np.concatenate([each.lengths for each in plans]) if plans else np.zeros(0, np.int64)
-        values = np.empty((int(lengths.sum()), *form.feature), layout.FILE_DTYPES[form.dtype])
+        with reading(self.path):
+            values = np.empty((int(lengths.sum()), *form.feature), layout.FILE_DTYPES[form.dtype])
         filled = 0
         for each in plans:
             size = int(each.lengths.sum())
@@ -227,16 +228,17 @@ class _Reading(NamedTuple):
 
 def _row_numbers(rows: Any, n_rows: int) -> Numbers:
     """Row numbers that a slice, a boolean mask or a list of numbers selects; -1 is the last row."""
-    picked = np.arange(n_rows)
+    numbers = np.arange(n_rows)
     if rows is None:
-        return picked
-    wanted = rows if isinstance(rows, slice) else np.asarray(rows)
-    if isinstance(wanted, np.ndarray) and not wanted.size:
-        return picked[:0]
+        return numbers
     try:
-        return np.atleast_1d(picked[wanted])
-    except IndexError as error:
+        wanted = rows if isinstance(rows, slice) else np.atleast_1d(np.asarray(rows))
+        picked: Numbers = numbers[:0] if isinstance(wanted, np.ndarray) and not wanted.size else numbers[wanted]
+    except (IndexError, ValueError, TypeError) as error:
         raise StoreError(f"cannot select those of its {n_rows} rows: {error}") from error
+    if picked.ndim != 1:
+        raise StoreError(f"cannot select those of its {n_rows} rows: they are a table of numbers, not a list")
+    return picked
 
 
 def _merge(starts: Numbers, stops: Numbers) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import pandas as pd
 from seamscope.activations import _layout as layout
 from seamscope.activations._compression import check_compression
 from seamscope.activations._file import StoreFile, Taken, as_store_error
+from seamscope.activations._partial import Partial
 from seamscope.activations._rows import Gathered
 from seamscope.activations._schema import Schema
 from seamscope.hooks import Ragged, StoreError, choose
@@ -41,14 +42,13 @@ def create_store(
         raise StoreError(f"{final} exists already; a store is never overwritten")
     with as_store_error(partial):
         try:
-            partial.open("xb").close()
+            held = Partial(partial, new=not replace_partial)
         except FileExistsError:
-            if not replace_partial:
-                raise StoreError(
-                    f"{partial} stands there: another process writes this store, or was ended early; in that case "
-                    "delete it, or give replace_partial=True"
-                ) from None
-    return StoreWriter(final, partial, stamped, compression=compression)
+            raise StoreError(
+                f"{partial} stands there: another process writes this store, or was ended early; in that case "
+                "delete it, or give replace_partial=True"
+            ) from None
+    return StoreWriter(final, held, stamped, compression=compression)
 
 
 class StoreWriter:
@@ -57,7 +57,7 @@ class StoreWriter:
     def __init__(
         self,
         final: Path,
-        partial: Path,
+        partial: Path | Partial,
         schema: Schema,
         *,
         compression: str | None = None,
@@ -108,15 +108,19 @@ class StoreWriter:
             return
         self._open = False
         try:
+            self._check_rows()
             self._write()
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._remove()
 
     def abandon(self) -> None:
         """Forget what was appended."""
-        if self._open:
-            self._open = False
-            self._partial.unlink(missing_ok=True)
+        self._open = False
+        self._remove()
+
+    def _remove(self) -> None:
+        if isinstance(self._partial, Partial):
+            self._partial.remove()
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -131,12 +135,17 @@ class StoreWriter:
         counts = {condition: len(gathered) for condition, gathered in self._gathered.items()}
         return f"StoreWriter({str(self.path)!r}, rows={counts})"
 
-    def _write(self) -> None:
-        held = {name: self._gathered[name] for name in self.schema.conditions if name in self._gathered}
+    def _check_rows(self) -> None:
         for condition in self.schema.conditions if self._expected is not None else ():
-            got = len(held.get(condition, ()))
+            got = len(self._gathered.get(condition, ()))
             if got != self._expected:
                 raise StoreError(f"{self.path.name} needs {self._expected} rows under {condition!r}; it got {got}")
+
+    def _write(self) -> None:
+        held = {name: self._gathered[name] for name in self.schema.conditions if name in self._gathered}
+        if isinstance(self._partial, Path):
+            with as_store_error(self._partial):
+                self._partial = Partial(self._partial)
         with StoreFile(self._partial, self.schema, compression=self._compression) as file:
             paths = [path for condition, gathered in held.items() for path in gathered.paths(condition)]
             file.reserve(sum(each.nbytes for each in held.values()), paths)

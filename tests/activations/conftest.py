@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,14 @@ from .children import Children
 from .making import SITE, capture
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def schema() -> Schema:
     return Schema(
         model="tiny", task="cards", conditions=("direct", "cascaded"), provenance={"seed": 3, "sites": ["lm.*"]}
     )
 
 
-@pytest.fixture
-def rows() -> pd.DataFrame:
+def table() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "id": ["a", "b", "♥"],
@@ -34,8 +34,7 @@ def rows() -> pd.DataFrame:
     )
 
 
-@pytest.fixture
-def acts() -> dict[tuple[str, str], Ragged]:
+def activations() -> dict[tuple[str, str], Ragged]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(5, 4, generator=generator).bfloat16()
     last = torch.randn(3, 2, 3, generator=generator)
@@ -46,24 +45,41 @@ def acts() -> dict[tuple[str, str], Ragged]:
 
 
 @pytest.fixture
-def path(tmp_path: Path, schema: Schema, rows: pd.DataFrame, acts: dict[tuple[str, str], Ragged]) -> Path:
-    """A finished store of one file with one batch under `direct`."""
-    place = tmp_path / "run.h5"
-    with create_store(place, schema) as writer:
-        writer.append("direct", rows, acts)
-    return place
+def rows() -> pd.DataFrame:
+    return table()
 
 
 @pytest.fixture
-def joined(tmp_path: Path) -> Path:
+def acts() -> dict[tuple[str, str], Ragged]:
+    return activations()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
+    """A folder of stores that tests copy."""
+    folder = tmp_path_factory.mktemp("made")
+    with create_store(folder / "run.h5", schema) as writer:
+        writer.append("direct", table(), activations())
+    assert capture(folder / "joined.h5")
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path, made: Path) -> Path:
+    """A finished store of one file with one batch under `direct`."""
+    return Path(shutil.copy(made / "run.h5", tmp_path))
+
+
+@pytest.fixture
+def joined(tmp_path: Path, made: Path) -> Path:
     """A finished store of three shards."""
-    assert capture(tmp_path / "joined.h5")
-    return tmp_path / "joined.h5"
+    shutil.copytree(made / "joined.shards", tmp_path / "joined.shards")
+    return Path(shutil.copy(made / "joined.h5", tmp_path))
 
 
 @pytest.fixture(scope="session")
 def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
     """Processes that call a function of `making`."""
-    made = Children(tmp_path_factory.mktemp("children"))
-    yield made
-    made.close()
+    started = Children(tmp_path_factory.mktemp("children"))
+    yield started
+    started.close()

@@ -182,7 +182,7 @@ def reserved(monkeypatch):
     return ends
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_store_is_read_as_it_was_written(tmp_path_factory, reserved, data):
     plan = Plan(data.draw)

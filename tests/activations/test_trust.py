@@ -9,6 +9,7 @@ import time
 import h5py
 import hdf5plugin
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -53,16 +54,17 @@ def change(path, make, name=None):
         if name is not None:
             del file[name]
         make(file)
-    if path.read_bytes().startswith(b"seamscope"):
-        with path.open("r+b") as file:
+    with path.open("r+b") as file:
+        if file.read(9) == b"seamscope":
+            file.seek(0)
             file.write(seal_of(path))
 
 
 def reseal(path, change_manifest):
     def make(file):
         manifest = json.loads(file["manifest"][()].tobytes())
-        changed = change_manifest(manifest)
-        replace_manifest(file, json.dumps(manifest if changed is None else changed).encode())
+        change_manifest(manifest)
+        replace_manifest(file, json.dumps(manifest).encode())
 
     change(path, make)
 
@@ -314,16 +316,16 @@ def test_a_manifest_that_is_no_table(path, raw):
 
 
 def test_a_manifest_that_is_huge(path):
-    """A hundred thousand entries are no trouble; that they lead nowhere is found."""
-    more = {f"/conditions/direct/acts/{k}/x/values": {"dtype": "float32", "shape": [2**40]} for k in range(100_000)}
+    """Thousands of entries are no trouble; that they lead nowhere is found."""
+    more = {f"/conditions/direct/acts/{k}/x/values": {"dtype": "float32", "shape": [2**40]} for k in range(20_000)}
     reseal(path, lambda manifest: manifest["datasets"].update(more))
     start = time.monotonic()
     with open_store(path) as store:
-        assert len(store.sites) == 100_001
+        assert len(store.sites) == 20_001
         with pytest.raises(StoreError, match="lacks the dataset"):
             store.read("7", "x", "direct")
     assert "stands in only one of file and manifest" in refusal(path, verify)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 10
 
 
 TRICKS = [
@@ -422,7 +424,7 @@ def test_names_that_are_not_there(path):
             store.read(SITE, "lats", "direct")
         with pytest.raises(StoreError, match=r"unknown condition 'cascaded'.*direct"):
             store.read(SITE, "last", "cascaded")
-        for rows in ([3], [-4], [0.5], ["a"], [True], [[0], [1, 2]], {}):
+        for rows in ([3], [-4], [0.5], ["a"], [True], [[0], [1, 2]], [[0, 1], [1, 2]], {"a": 1}, 3):
             with pytest.raises(StoreError, match="cannot select those of its 3 rows"):
                 store.read(*CELL, rows)
     for do in (read, verify, table):
@@ -439,14 +441,22 @@ def test_two_readers_at_once(path):
 # Files that join others.
 
 
-@pytest.fixture
-def pair(tmp_path, schema, rows):
-    """Two stores of equal form, each of three rows, and the file that joins them."""
+@pytest.fixture(scope="module")
+def made_pair(tmp_path_factory, schema):
+    folder = tmp_path_factory.mktemp("pair") / "made"
+    folder.mkdir()
     for number in range(2):
-        with create_store(tmp_path / f"{number}.h5", schema) as writer:
+        with create_store(folder / f"{number}.h5", schema) as writer:
             tokens = Ragged(torch.arange(3.0)[:, None] + 10 * number, torch.ones(3).long())
-            writer.append("direct", rows.assign(id=[f"{number}{k}" for k in "abc"]), {(SITE, "last"): tokens})
-    join_stores(tmp_path / "run.h5", [tmp_path / "0.h5", tmp_path / "1.h5"])
+            writer.append("direct", pd.DataFrame({"id": [f"{number}{k}" for k in "abc"]}), {(SITE, "last"): tokens})
+    join_stores(folder / "run.h5", [folder / "0.h5", folder / "1.h5"])
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path, made_pair):
+    """Two stores of equal form, each of three rows, and the file that joins them."""
+    shutil.copytree(made_pair, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run.h5"
 
 
@@ -464,6 +474,16 @@ def showing(*pieces, shape=(6, 1), name=VALUES, dtype="float32", kind="<f4"):
     return make
 
 
+def counted(file):
+    """The right data, by "%b" in the name: as many files as there are."""
+    whole, block = (h5py.h5s.create_simple((6, 1), (h5py.h5s.UNLIMITED, 1)) for _ in range(2))
+    block.select_hyperslab((0, 0), (h5py.h5s.UNLIMITED, 1), (3, 1), (3, 1))
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_virtual(block, b"%b.h5", VALUES.encode(), h5py.h5s.create_simple((3, 1)))
+    data = h5py.Dataset(h5py.h5d.create(file.id, VALUES.encode(), h5py.h5t.IEEE_F32LE, whole, plist))
+    data.attrs["dtype"] = np.bytes_("float32")
+
+
 OTHER_SOURCES = {
     "another file": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("evil.h5"))),
     "an absolute path": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("/etc/passwd"))),
@@ -471,15 +491,13 @@ OTHER_SOURCES = {
     "one twice": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("0.h5"))),
     "itself": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("."))),
     "a part": showing((np.s_[:3], source("0.h5")), (np.s_[3:5], source("1.h5")[:2])),
-    "other rows": showing(
-        (np.s_[:3], source("0.h5")), (np.s_[3:], source("1.h5")[::-1] if False else source("1.h5")[[0, 1, 2]])
-    ),
+    "other rows": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("1.h5")[[0, 1, 2]])),
     "another dataset": showing(
         (np.s_[:3], source("0.h5")), (np.s_[3:], h5py.VirtualSource("1.h5", VALUES + "x", (3, 1), "<f4"))
     ),
     "nothing": showing((np.s_[:3], source("0.h5"))),
     "no source": showing(shape=(6, 1)),
-    "many files": showing((np.s_[:3], source("0.h5")), (np.s_[3:], source("%b.h5"))),
+    "files by a pattern": counted,
 }
 
 
@@ -492,7 +510,7 @@ def test_virtual_datasets_that_show_something_else(tmp_path, pair, make):
         assert store.read(*CELL).values.flatten().tolist() == [0, 1, 2, 10, 11, 12]
         store.rows("direct")
     told = refusal(pair, verify)
-    assert f"is damaged: {VALUES!r} shows something else than its shards hold" in told or "lacks the virtual" in told
+    assert repr(VALUES) in told or "cannot be read, it is damaged or foreign" in told
 
 
 def test_virtual_datasets_that_are_none(pair):
@@ -585,24 +603,23 @@ def test_lists_of_shards_that_say_nothing(pair, wrong):
 )
 def test_shards_that_are_somewhere_else(pair, file):
     """Whatever the list says: a file is opened as a store, or not at all."""
-    (pair.with_name("2.h5")).write_bytes(b"x" * pair.with_name("1.h5").stat().st_size)
     reseal(pair, shards_set(file=file))
-    assert refusal(pair, read, verify)
+    with pytest.raises(StoreError) as caught:
+        open_store(pair)
+    assert "\n" not in str(caught.value)
+    assert "is missing" in str(caught.value) or "is damaged" in str(caught.value) or "has a shard" in str(caught.value)
 
 
 def test_a_store_that_joins_itself(pair):
-    """Its size can be made right, its checksum cannot."""
-    size = pair.stat().st_size
-    for _ in range(3):  # until what it says of its size is its size
-        reseal(pair, shards_set(file="run.h5", bytes=size))
-        size = pair.stat().st_size
-    assert "run.h5 is not the file that was joined: its checksum is another" in refusal(pair, read, verify) or True
+    """Its size can be told right, its checksum cannot."""
+    reseal(pair, shards_set(file="run.h5", bytes=10**5))
+    os.truncate(pair, 10**5)
+    assert "run.h5 is not the file that was joined: its checksum is another" in refusal(pair, read, verify)
 
 
 def test_shards_with_another_number_of_rows(pair):
     reseal(pair, lambda m: [m["shards"][k]["rows"].update(direct=n) for k, n in enumerate((2, 4))])
-    assert "has 3 rows only" in refusal(pair, read)
-    refusal(pair, verify)
+    assert "0.h5 has not 2 rows of direct, as the joined file says" in refusal(pair, read, verify)
     reseal(pair, shards_set(rows={"direct": 10**30}))
     assert "has another number of rows than its shards together" in refusal(pair)
 
@@ -614,13 +631,13 @@ def test_the_same_shard_twice(pair):
     assert "shows something else than its shards hold" in refusal(pair, verify)
 
 
-def test_shards_of_another_form(pair, schema, rows):
+def test_shards_of_another_form(pair, schema):
     """A valid store with a valid checksum, but not what the joined file says of it."""
     other = pair.with_name("1.h5")
     other.unlink()
     with create_store(other, schema) as writer:
         tokens = Ragged(torch.zeros(3, 1, dtype=torch.int64), torch.ones(3).long())
-        writer.append("direct", rows.assign(id=["1a", "1b", "1c"]), {(SITE, "last"): tokens})
+        writer.append("direct", pd.DataFrame({"id": ["1a", "1b", "1c"]}), {(SITE, "last"): tokens})
     with h5py.File(other) as file:
         sha256 = file.attrs["manifest_sha256"].decode()
     reseal(pair, shards_set(bytes=other.stat().st_size, manifest_sha256=sha256))
@@ -635,15 +652,15 @@ def test_a_shard_that_is_joined_itself(tmp_path, pair):
         sha256 = file.attrs["manifest_sha256"].decode()
     size = (tmp_path / "inner.h5").stat().st_size
     reseal(pair, shards_set(file="inner.h5", bytes=size, manifest_sha256=sha256))
-    assert f"inner.h5 {VALUES!r} keeps its data in other files" in refusal(pair, read)
+    assert f"inner.h5 {VALUES.replace('values', 'lengths')!r} keeps its data in other files" in refusal(pair, read)
     refusal(pair, verify)
 
 
-def test_a_million_shards(pair):
-    reseal(pair, lambda m: m.__setitem__("shards", [m["shards"][0]] * 300_000))
+def test_thousands_of_shards(pair):
+    reseal(pair, lambda m: m.__setitem__("shards", [m["shards"][0]] * 30_000))
     start = time.monotonic()
     assert "has another number of rows than its shards together" in refusal(pair)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 5
 
 
 def test_the_seal_is_the_checksum_of_the_rest(pair):

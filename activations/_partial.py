@@ -1,0 +1,94 @@
+"""A file under its temporary name, and that nobody else writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class Partial:
+    """A file that is being written by this process alone, empty at first.
+
+    Another process finds it locked, until it is removed or this process ends.
+
+    Raises:
+        FileExistsError: if it is there and must be `new`.
+        BlockingIOError: if another process writes it.
+    """
+
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        self.path = path
+        self._number = self._locked(os.O_EXCL if new else 0)
+        while not self._is_ours():  # what was there was given its name, or removed, before it was locked
+            os.close(self._number)
+            self._number = self._locked(0)
+
+    def _locked(self, flag: int) -> int:
+        number = os.open(self.path, os.O_RDWR | os.O_CREAT | flag, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            raise
+        except OSError:  # a file system without locks
+            pass
+        return number
+
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._number), os.stat(self.path))
+        return False
+
+    def reserve(self, size: int) -> None:
+        """Take room for so many bytes from the beginning on, where the system can do that."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._number, 0, size)
+
+    def cut(self, size: int) -> None:
+        """Give back what is beyond `size` bytes."""
+        os.ftruncate(self._number, size)
+
+    def begin(self, content: bytes) -> None:
+        """Write over the beginning."""
+        os.pwrite(self._number, content, 0)
+
+    def name(self, final: Path) -> bool:
+        """Give the file its name, once it is on the disk, unless another has it; tells whether none had."""
+        os.fsync(self._number)
+        try:
+            os.link(self.path, final)  # unlike a rename, this never replaces anything
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.lexists(final):
+                return False
+            os.replace(self.path, final)
+        _sync(final.parent)
+        return True
+
+    def replace(self, final: Path) -> None:
+        """Give the file its name, once it is on the disk, whichever had it."""
+        os.fsync(self._number)
+        os.replace(self.path, final)
+        _sync(final.parent)
+
+    def remove(self) -> None:
+        """Remove the temporary name if the file still has it, and let go of it; nothing happens the second time."""
+        if self._number < 0:
+            return
+        try:
+            if self._is_ours():
+                self.path.unlink()
+        finally:
+            os.close(self._number)
+            self._number = -1
+
+
+def _sync(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
