@@ -52,7 +52,7 @@ def is_text(value: str) -> bool:
 def store_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a store's file, or raise `StoreError` for what cannot be one."""
     place = Path(path)
-    if place.name in {"", ".."} or "\0" in place.name:
+    if place.name in {"", ".."} or "\0" in place.name or not is_text(place.name):
         raise StoreError(f"{os.fspath(path)!r} cannot be the name of a store")
     return place
 

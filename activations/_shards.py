@@ -177,4 +177,5 @@ def _opened(file: Path) -> Part:
     try:
         return Part(file)
     except StoreError as error:
-        raise StoreError(f"{error}; delete it, and the same command makes it again") from error
+        told = "choose another place, or delete it, and the same command makes it again"
+        raise StoreError(f"{error}; {told}") from error

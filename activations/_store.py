@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -67,6 +68,7 @@ class Store:
         self.sites = tuple(dict.fromkeys(site for site, _ in keys))
         self.spans = tuple(dict.fromkeys(span for _, span in keys))
         self._opened: dict[Path, Part] = {}
+        self._lock = Lock()  # a thread must not close the shard that another reads
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -113,7 +115,14 @@ class Store:
         form = self._form(condition, (site, span))
         wanted = _row_numbers(rows, self.n_rows(condition))
         unique, order = np.unique(wanted, return_inverse=True)
-        plans = list(self._plan(condition, (site, span), unique))
+        with self._lock:
+            values, lengths = self._tokens(condition, (site, span), form, unique)
+        ragged = Ragged(to_tensor(values, form.dtype), torch.from_numpy(lengths))
+        return ragged if np.array_equal(unique, wanted) else ragged[torch.from_numpy(order)]
+
+    def _tokens(self, condition: str, key: Key, form: Form, unique: Numbers) -> tuple[NDArray[Any], Numbers]:
+        """Values and lengths of rows, which are ascending numbers."""
+        plans = list(self._plan(condition, key, unique))
         lengths = np.concatenate([each.lengths for each in plans]) if plans else np.zeros(0, np.int64)
         with reading(self.path):
             values = np.empty((int(lengths.sum()), *form.feature), layout.FILE_DTYPES[form.dtype])
@@ -122,10 +131,9 @@ class Store:
             size = int(each.lengths.sum())
             if size:
                 part = self._shard(each.shard)
-                part.read_into(values[filled : filled + size], condition, (site, span), each.pieces)
+                part.read_into(values[filled : filled + size], condition, key, each.pieces)
             filled += size
-        ragged = Ragged(to_tensor(values, form.dtype), torch.from_numpy(lengths))
-        return ragged if np.array_equal(unique, wanted) else ragged[torch.from_numpy(order)]
+        return values, lengths
 
     def verify(self, *, progress: bool = False) -> int:
         """Read everything and compare it with its checksums; gives the number of datasets.

@@ -247,13 +247,14 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs=2, default=(1000, 10000), help="items; 0 0: none")
     parser.add_argument("--scratch", type=Path, help="where to write; a temporary folder by default")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--save", action="store_true", help="write results/capture.json")
+    # nnsight gives every object a method `save`, which argparse would take for the option
+    parser.add_argument("--save", dest="keep", action="store_true", help="write results/capture.json")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     shapes = options.shape or (["7B"] if torch.cuda.is_available() else ["narrow", "organism"])
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         found = _measure(options, shapes, Path(scratch))
-    if options.save:
+    if options.keep:
         (Path(__file__).parent / "results" / "capture.json").write_text(json.dumps(found, indent=1) + "\n")
     if options.json:
         print(json.dumps(found))

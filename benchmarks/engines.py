@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--save", action="store_true", help="write results/engines.json")
+    parser.add_argument("--save", dest="keep", action="store_true", help="write results/engines.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = {name: load_vlm("organism", engine=name, device="cpu", attn_implementation="eager") for name in ENGINES}
@@ -62,7 +62,7 @@ def main() -> None:
         "device": f"cpu, 1 thread, {platform.machine()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    if options.save:
+    if options.keep:
         (Path(__file__).parent / "results" / "engines.json").write_text(json.dumps(found, indent=1) + "\n")
     if options.json:
         print(json.dumps(found))

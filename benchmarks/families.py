@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--save", action="store_true", help="write results/families.json")
+    parser.add_argument("--save", dest="keep", action="store_true", help="write results/families.json")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     found: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def main() -> None:
         "layers": options.layers,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    if options.save:
+    if options.keep:
         target = ROOT / "benchmarks" / "results" / "families.json"
         target.write_text(json.dumps(found, indent=1) + "\n")
     if options.json:

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="held-out items per data set")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--save", action="store_true", help="write results/organism.json and the model card")
+    parser.add_argument("--save", dest="keep", action="store_true", help="write the result and the model card")
     options = parser.parse_args()
     started = time.time()
     found = {
@@ -68,7 +68,7 @@ def main() -> None:
         "device": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    if options.save:
+    if options.keep:
         target = Path(__file__).parent / "results" / "organism.json"
         target.write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
         write_card(found, about)

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ DTYPES = [
 ]
 SCHEMA = Schema(model="m", task="t", conditions=("direct", "cascaded"), provenance={"n": 7, "seed": 0})
 ROWS, PER_SHARD = 7, 3  # of the capture below
+_WRITING = {"_partial.py", "_file.py", "_writer.py", "_shards.py", "_join.py"}
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -146,20 +148,22 @@ def join(path, stores):
         join_stores(path, stores)
 
 
-def make_and_die(path, event, part=(0, 1)):
-    """Kill this process at the n-th time that it does something with a file of the store."""
-    left = event
+def make_and_die(path, moment, part=(0, 1)):
+    """Kill this process at the n-th call that is made where files are written; tells how many there are."""
+    left = moment
 
-    def hook(name, args):
+    def watch(frame, event, _):
         nonlocal left
-        if name in {"open", "os.link", "os.rename", "os.remove", "os.truncate"} and str(path)[:-3] in str(args[0]):
+        if event in {"call", "c_call"} and Path(frame.f_code.co_filename).name in _WRITING:
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(hook)
+    threading.setprofile(watch)
+    sys.setprofile(watch)
     make(path, part)
-    say("events", event - left)
+    sys.setprofile(None)
+    say(moment - left)
 
 
 def hold(path, part=(0, 1)):
@@ -167,6 +171,16 @@ def hold(path, part=(0, 1)):
     with told(), shards_of(path, part):
         say("held")
         signal.pause()
+
+
+def hold_file(path):
+    """Be the writer of a file until a signal comes, and then finish it."""
+    with told(), create_store(path, SCHEMA) as writer:
+        writer.append("direct", *batch(range(ROWS)))
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        say("held")
+        signal.pause()
+    say("finished")
 
 
 def harm(path, file, seed, count):

@@ -1,6 +1,7 @@
 """What is read is what was written, bit for bit, by `open_store` and by h5py alone."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -173,10 +174,10 @@ def reserved(monkeypatch):
     ends, plain = {}, StoreFile._reserve
 
     def spy(file, *args):
-        inode, needed = file._partial.stat().st_ino, file._file.id.get_filesize()
+        inode, needed = file._partial.path.stat().st_ino, file._file.id.get_filesize()
         assert needed <= ends.get(inode, needed)
         plain(file, *args)
-        ends[inode] = file._partial.stat().st_size
+        ends[inode] = file._partial.path.stat().st_size
 
     monkeypatch.setattr(StoreFile, "_reserve", spy)
     return ends
@@ -334,3 +335,14 @@ def test_a_partial_read_touches_only_its_bytes(tmp_path, compression, shards):
     assert some <= 3 * row + 2 * chunk + 2 * slack
     assert table <= slack
     assert whole >= 32 * row  # the control: reading is counted
+
+
+def test_threads_may_read_one_store(joined, monkeypatch):
+    """Also where fewer shards stay open than there are."""
+    monkeypatch.setattr("seamscope.activations._store._OPEN", 1)
+    with open_store(joined) as store, ThreadPoolExecutor(4) as pool:
+        cell = ("lm.1.mlp_out", "last", "direct")
+        expected = store.read(*cell)
+        wanted = [[k % 7, (k * 3) % 7] for k in range(60)]
+        for rows, got in zip(wanted, pool.map(lambda rows: store.read(*cell, rows), wanted), strict=True):
+            assert same(got.values, expected[rows].values)

@@ -9,6 +9,7 @@ import torch
 
 from seamscope.activations import FORMAT_VERSION, Schema, create_store, open_store
 from seamscope.activations._file import StoreFile
+from seamscope.activations._partial import Partial
 from seamscope.hooks import Ragged, StoreError
 
 from .making import SITE, noise, same
@@ -210,7 +211,7 @@ def test_conditions_must_be_names(conditions):
         Schema(model="m", task="t", conditions=conditions)
 
 
-@pytest.mark.parametrize("place", ["", ".", "..", "/", "a\0b"])
+@pytest.mark.parametrize("place", ["", ".", "..", "/", "a\0b", "\udcff.h5"])
 def test_places_that_cannot_be_files(schema, place):
     for do in (open_store, lambda each: create_store(each, schema)):
         with pytest.raises(StoreError, match="cannot be the name of a store"):
@@ -318,6 +319,6 @@ def test_uncompressed_values_lie_in_one_piece(tmp_path, schema):
 
 
 def test_a_file_that_is_not_finished_is_removed(tmp_path, schema):
-    with StoreFile(tmp_path / "x.partial", schema.stamped()):
+    with StoreFile(Partial(tmp_path / "x.partial"), schema.stamped()):
         assert (tmp_path / "x.partial").exists()
     assert not list(tmp_path.iterdir())
