@@ -147,22 +147,25 @@ class Acts:
     def contents(self, condition: str, order: Sequence[int] | None = None) -> Iterator[Content]:
         """Every activation as it stands in the file, its rows in another order if one is given."""
         for key, (dtype, _) in self.forms.items():
-            values, lengths = np.concatenate(self._values[key]), np.zeros(self._rows, "<i4")
+            lengths = np.zeros(self._rows, "<i4")
             for start, piece in self._lengths[key]:
                 lengths[start : start + len(piece)] = piece
-            if order is not None:
-                values, lengths = _moved(values, lengths, order)
+            values = np.concatenate(self._values[key]) if order is None else self._moved(key, lengths, order)
             group = layout.acts_path(condition, *key)
             yield f"{group}/values", dtype, values
-            yield f"{group}/lengths", "int32", lengths
+            yield f"{group}/lengths", "int32", lengths if order is None else lengths[list(order)]
+
+    def _moved(self, key: Key, lengths: Array, order: Sequence[int]) -> Array:
+        """The tokens of all rows in another order, each of them copied once."""
+        moved = lengths[list(order)]
+        starts = np.empty(self._rows, np.int64)
+        starts[list(order)] = np.cumsum(moved) - moved
+        values = np.empty((int(moved.sum()), *self.forms[key][1]), self._values[key][0].dtype)
+        for (row, own), piece in zip(self._lengths[key], self._values[key], strict=True):
+            shifts = starts[row : row + len(own)] - (np.cumsum(own) - own)
+            values[np.arange(len(piece)) + np.repeat(shifts, own)] = piece
+        return values
 
 
 def _form(ragged: Ragged) -> tuple[str, tuple[int, ...]]:
     return dtype_name(ragged.values), tuple(ragged.values.shape[1:])
-
-
-def _moved(values: Array, lengths: Array, order: Sequence[int]) -> tuple[Array, Array]:
-    """Rows of tokens in another order."""
-    starts, moved = (np.cumsum(lengths) - lengths)[list(order)], lengths[list(order)]
-    shifts = starts - (np.cumsum(moved) - moved)
-    return values[np.arange(len(values)) + np.repeat(shifts, moved)], moved

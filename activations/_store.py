@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
@@ -144,16 +145,17 @@ class Store:
         self._require_open()
         contents = Contents()
         for shard in self.shards:
-            contents.add(self._shard(shard), shard.name)
+            with closing(shard.open()) as part:
+                contents.add(part, shard.name)
         check_virtual(self._part, contents)
         damaged: list[str] = []
         count = 0
         with tqdm([None, *self.shards], desc="verify", unit="file", disable=not progress) as bar:
             for each in bar:
-                part = self._shard(each)
-                for path, differs in part.damaged():
-                    count += 1
-                    damaged += [path if part is self._part else f"{part.path.name}:{path}"] * differs
+                with nullcontext(self._part) if each is None else closing(each.open()) as part:
+                    for path, differs in part.damaged():
+                        count += 1
+                        damaged += [path if each is None else f"{each.path.name}:{path}"] * differs
         if damaged:
             names = ", ".join(damaged[:8]) + (", …" if len(damaged) > 8 else "")
             raise StoreError(f"{self.path} is damaged: {len(damaged)} datasets differ from their checksums: {names}")

@@ -9,8 +9,9 @@ is timed in turn, against the forward pass alone:
 - vlm_lens_sqlite: hooks, and a row of SQLite per (item, layer) with a `torch.save` blob and a commit each, as vlm-lens
   (ac8289a) stores them
 
-`time_over_bare_forward` is ours over the bare pass; `speedup_over` and `bytes_over` are each peer's time and bytes over
-ours (above 1: ours is ahead). `spans` is the same for what `seamscope capture` keeps by default: spans, pooled.
+`time_over_bare_forward` is ours over the bare pass, and `time_over_last_logits_only` over one that, as ours does, makes
+logits of the last position only; `speedup_over` and `bytes_over` are each peer's time and bytes over ours (above 1:
+ours is ahead). `spans` is the same for what `seamscope capture` keeps by default: spans, pooled.
 `peak_memory_growth` compares `seamscope capture` of 10,000 items of the organism with 1,000, in processes of their own.
 """
 
@@ -54,7 +55,7 @@ NARROW = {
         },
         "text_config": {
             **{"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
-            **{"num_key_value_heads": 8, "head_dim": 64},
+            **{"num_key_value_heads": 8, "head_dim": 64, "vocab_size": 32064},
         },
         "image_seq_length": 576,
     },
@@ -78,6 +79,12 @@ def bare(vlm: Vlm, batches: Sequence[Batch], folder: Path) -> None:
     """The forward pass, and nothing kept."""
     for batch in batches:
         vlm.forward(batch)
+
+
+def last_logits_only(vlm: Vlm, batches: Sequence[Batch], folder: Path) -> None:
+    """The same without the logits that nobody asks for."""
+    for batch in batches:
+        vlm.forward(batch, logits_to_keep=1)
 
 
 def ours(
@@ -165,7 +172,10 @@ def _layers(vlm: Vlm) -> list[str]:
     return [names[id(layer.block)] for layer in vlm.anatomy.layers]
 
 
-WAYS = {each.__name__: each for each in (bare, ours, pooled, output_hidden_states, nnsight_cache, vlm_lens_sqlite)}
+WAYS = {
+    each.__name__: each
+    for each in (bare, last_logits_only, ours, pooled, output_hidden_states, nnsight_cache, vlm_lens_sqlite)
+}
 
 
 def compare(vlm: Vlm, batches: Sequence[Batch], *, repeats: int, scratch: Path) -> dict[str, Any]:
@@ -185,6 +195,7 @@ def compare(vlm: Vlm, batches: Sequence[Batch], *, repeats: int, scratch: Path) 
     timed = {name: np.array(each[1:]) for name, each in seconds.items()}
     return {
         "time_over_bare_forward": _ratio(timed["ours"], timed["bare"]),
+        "time_over_last_logits_only": _ratio(timed["ours"], timed["last_logits_only"]),
         "speedup_over": {name: _ratio(timed[name], timed["ours"]) for name in PEERS},
         "bytes_over": {name: round(sizes[name] / sizes["ours"], 3) for name in PEERS},
         "spans": {
