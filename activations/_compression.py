@@ -12,6 +12,8 @@ from seamscope.hooks import StoreError, choose
 
 COMPRESSIONS: Final = ("bitshuffle",)
 BITSHUFFLE: Final = 32008  # the number under which HDF5 registers the filter
+# Bitshuffle may end the process where its data are damaged, so that a checksum of them is looked at before
+FILTERS: Final = (BITSHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 LARGEST_CHUNK: Final = 2**24  # bytes; one is read at a time, and holds whole rows: larger ones stay as they are
 _LZ4: Final = 2  # which codec the filter uses
 _CHUNK: Final = 2**20  # bytes
@@ -34,6 +36,7 @@ def creation_plist(array: NDArray[Any], compression: str | None) -> h5py.h5p.Pro
     if compression is not None and array.size and row <= LARGEST_CHUNK:
         plist.set_chunk((min(len(array), max(1, _CHUNK // row)), *array.shape[1:]))
         plist.set_filter(BITSHUFFLE, h5py.h5z.FLAG_MANDATORY, (0, _LZ4))
+        plist.set_fletcher32()
     return plist
 
 

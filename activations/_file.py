@@ -121,7 +121,6 @@ class StoreFile:
                 self._partial.replace(final)
             elif not self._partial.name(final) and taken == "refuse":
                 raise StoreError(f"{final} appeared meanwhile; it was left as it is")
-            self._partial.remove()
 
     def discard(self) -> None:
         """Close the file if it is open, and remove what was not finished."""

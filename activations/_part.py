@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from time import sleep
 from typing import Any, NamedTuple
 
 import h5py
@@ -42,7 +43,7 @@ class Part:
         with reading(path):
             if not path.is_file():
                 raise StoreError("is no file")
-            self._file = h5py.File(path, "r", locking="best-effort")
+            self._file = _opened(path)
         try:
             with reading(path):
                 trust.check_header(self._file)
@@ -172,6 +173,15 @@ def _index(entries: dict[str, Entry]) -> tuple[dict[str, list[str]], dict[str, d
             case _:
                 raise StoreError(f"dataset {path!r} is not where a store keeps anything")
     return {condition: list(names) for condition, names in columns.items()}, cells
+
+
+def _opened(path: Path) -> h5py.File:
+    """Open a file, which its writer may keep locked for a moment after it has its name."""
+    for _ in range(50):
+        with suppress(BlockingIOError):
+            return h5py.File(path, "r", locking="best-effort")
+        sleep(0.01)
+    return h5py.File(path, "r", locking="best-effort")
 
 
 @contextmanager

@@ -21,8 +21,9 @@ class Partial:
     def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
         self._number = self._locked(os.O_EXCL if new else 0)
-        while not self._is_ours():  # what was there was given its name, or removed, before it was locked
-            os.close(self._number)
+        # what was there may have got its name, and lost this one or not, before it was locked: it is no longer ours
+        while not self._is_ours() or os.fstat(self._number).st_nlink > 1:
+            self.remove()
             self._number = self._locked(0)
 
     def _locked(self, flag: int) -> int:
@@ -65,14 +66,23 @@ class Partial:
             if os.path.lexists(final):
                 return False
             os.replace(self.path, final)
-        _sync(final.parent)
+        self._let_go(final.parent)
         return True
 
     def replace(self, final: Path) -> None:
         """Give the file its name, once it is on the disk, whichever had it."""
         os.fsync(self._number)
         os.replace(self.path, final)
-        _sync(final.parent)
+        self._let_go(final.parent)
+
+    def _let_go(self, folder: Path) -> None:
+        """End what was temporary at once, since a file that is locked cannot be read by everybody."""
+        self.remove()
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
     def remove(self) -> None:
         """Remove the temporary name if the file still has it, and let go of it; nothing happens the second time."""
@@ -84,11 +94,3 @@ class Partial:
         finally:
             os.close(self._number)
             self._number = -1
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

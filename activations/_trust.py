@@ -10,7 +10,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from seamscope.activations._compression import BITSHUFFLE, HIGHEST_RATIO, LARGEST_CHUNK, require_filter
+from seamscope.activations._compression import FILTERS, HIGHEST_RATIO, LARGEST_CHUNK, require_filter
 from seamscope.activations._file import Entry
 from seamscope.activations._layout import FILE_DTYPES, FORMAT, FORMAT_VERSION, MANIFEST, is_tokens
 from seamscope.activations._schema import parse_json
@@ -162,7 +162,7 @@ def _check_plain(path: str, data: h5py.Dataset) -> None:
 
 def _check_filter(path: str, data: h5py.Dataset) -> None:
     plist = data.id.get_create_plist()
-    if [plist.get_filter(k)[0] for k in range(plist.get_nfilters())] != [BITSHUFFLE] or not is_tokens(path):
+    if tuple(plist.get_filter(k)[0] for k in range(plist.get_nfilters())) != FILTERS or not is_tokens(path):
         raise StoreError(f"{path!r} is filtered in a way that this format does not allow")
     if prod(data.chunks) * data.dtype.itemsize > LARGEST_CHUNK:
         raise StoreError(f"{path!r} has chunks that are larger than this format allows")

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -270,6 +271,16 @@ def test_a_second_writer_of_a_file_is_refused_and_disturbs_nothing(tmp_path, chi
     assert not partial_of(place).exists()
 
 
+def test_a_file_that_just_got_its_name_can_be_read_although_it_is_locked_for_a_moment(path, acts):
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        timer = threading.Timer(0.05, fcntl.flock, (file, fcntl.LOCK_UN))
+        timer.start()
+        with open_store(path) as store:
+            assert store.verify() > 0
+        timer.join()
+
+
 def test_what_a_dead_writer_left_is_no_obstacle_to_joining(tmp_path, children, joined):
     first = children.start(hold_file, tmp_path / "run.h5")
     first.until("held")
@@ -298,6 +309,21 @@ def test_a_file_that_got_its_name_before_it_was_locked_is_left_alone(tmp_path, m
     second.remove()
     second.remove()
     assert contents(tmp_path) == {"x": b"precious"}
+
+
+def test_a_file_whose_writer_died_between_its_two_names_is_left_alone(tmp_path, joined):
+    """It has both; to write the next one under the old name must not write into it."""
+    joined.rename(tmp_path / "kept.h5")
+    os.link(tmp_path / "kept.h5", partial_of(joined))
+    before = (tmp_path / "kept.h5").read_bytes()
+    join_stores(joined, [joined.with_suffix(".shards")])
+    assert not joined.samefile(tmp_path / "kept.h5")
+    joined.unlink()
+    os.link(tmp_path / "kept.h5", partial_of(joined))
+    with create_store(joined, SCHEMA, replace_partial=True):
+        pass
+    assert not partial_of(joined).exists()
+    assert (tmp_path / "kept.h5").read_bytes() == before
 
 
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):

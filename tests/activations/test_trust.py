@@ -21,6 +21,7 @@ from .making import SITE, damage
 
 VALUES = f"/conditions/direct/acts/{SITE}/last/values"
 CELL = (SITE, "last", "direct")
+PACKED = {"fletcher32": True, **hdf5plugin.Bitshuffle()}
 
 
 def refusal(path, *ways):
@@ -164,11 +165,10 @@ def declared(shape, **options):
 
 
 def one_chunk_of_many(file):
-    data = file.create_dataset(VALUES, (10**9, 1024), "<f4", chunks=(256, 1024), **hdf5plugin.Bitshuffle())
+    data = file.create_dataset(VALUES, (10**9, 1024), "<f4", chunks=(256, 1024), **PACKED)
     data[:1] = 1
 
 
-PACKED = dict(hdf5plugin.Bitshuffle())
 TERABYTE = (2**19, 2**19)
 ODD_DATASETS = {
     "virtual": (virtual, "keeps its data in other files"),
@@ -180,7 +180,14 @@ ODD_DATASETS = {
     "enum": (lambda f: f.create_dataset(VALUES, data=np.zeros(2, bool)), "has the type bool"),
     "big-endian": (lambda f: f.create_dataset(VALUES, data=np.zeros(2, ">f4")), "has the type >f4"),
     "gzip": (filled((3, 2, 3), compression="gzip"), "is filtered in a way that this format does not allow"),
-    "two filters": (filled((3, 2, 3), shuffle=True, **PACKED), "is filtered in a way that this format does not allow"),
+    "three filters": (
+        filled((3, 2, 3), shuffle=True, **PACKED),
+        "is filtered in a way that this format does not allow",
+    ),
+    "no checksum": (
+        filled((3, 2, 3), **hdf5plugin.Bitshuffle()),
+        "is filtered in a way that this format does not allow",
+    ),
     "chunks": (filled((3, 2, 3), chunks=(1, 2, 3)), "is cut into chunks without being compressed"),
     "resizable": (filled((3, 2, 3), maxshape=(None, 2, 3)), "is cut into chunks without being compressed"),
     "huge chunks": (declared((5, 2**22), chunks=(5, 2**22), **PACKED), "has chunks that are larger than this format"),
