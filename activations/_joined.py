@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from seamscope.activations import _layout as layout
 from seamscope.activations._layout import is_text
 from seamscope.activations._part import Part, reading
 from seamscope.activations._virtual import Contents, shown
 from seamscope.hooks import StoreError
+
+_AGAIN: Final = "delete it and the file that joins it, and the same capture makes what is missing"
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Shard:
     def check(self) -> None:
         """Raise `StoreError` unless a file of that size is there: HDF5 would give zeros in place of a lost one."""
         if not os.path.isfile(self.path):
-            raise StoreError(f"{self.path} is missing, which holds {_counted(self.rows)} of the store")
+            raise StoreError(f"{self.path} is missing, which holds {_counted(self.rows)} of the store; {_AGAIN}")
         found = self.path.stat().st_size
         if found != self.bytes:
-            raise StoreError(f"{self.path} is damaged: it has {found} bytes, and had {self.bytes} when it was joined")
+            told = f"it has {found} bytes, and had {self.bytes} when it was joined"
+            raise StoreError(f"{self.path} is damaged: {told}; {_AGAIN}")
 
     def open(self) -> Part:
         """Open the file; `StoreError` if it is another than the one that was joined."""

@@ -176,12 +176,31 @@ def _index(entries: dict[str, Entry]) -> tuple[dict[str, list[str]], dict[str, d
 
 
 def _opened(path: Path) -> h5py.File:
-    """Open a file, which its writer may keep locked for a moment after it has its name."""
+    """Open a file, which its writer may keep locked for a moment after it has its name.
+
+    A process that has it open already, with or without locks, must open it in the same way again.
+    """
     for _ in range(50):
         with suppress(BlockingIOError):
-            return h5py.File(path, "r", locking="best-effort")
+            for locking in ("best-effort", True, False):
+                with suppress(_OtherLocking), _telling_locking():
+                    return h5py.File(path, "r", locking=locking)
         sleep(0.01)
     return h5py.File(path, "r", locking="best-effort")
+
+
+class _OtherLocking(Exception):
+    """A file is open in this process with another kind of locks."""
+
+
+@contextmanager
+def _telling_locking() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if "flag values don't match" in str(error):
+            raise _OtherLocking from error
+        raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from seamscope.activations._layout import FORMAT_VERSION, check_name
 from seamscope.hooks import StoreError
 
-_PACKAGES = ("seamscope", "torch", "transformers", "numpy", "h5py")
+_PACKAGES = ("seamscope", "torch", "transformers", "numpy", "h5py", "pillow", "tokenizers", "torchvision")
 _LONGEST = 80  # characters of a value in a message
 _OURS = ("format_version", "versions")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from seamscope.activations._compression import check_compression
 from seamscope.activations._file import as_store_error
 from seamscope.activations._join import join_stores
 from seamscope.activations._part import Part
+from seamscope.activations._partial import Partial
 from seamscope.activations._schema import Schema
 from seamscope.activations._writer import StoreWriter
 from seamscope.hooks import StoreError
@@ -137,7 +139,15 @@ class Shards:
             self._check()
             if self._created or not self.path.exists():  # a shard that was lost may be another now, beyond rounding
                 join_stores(self.path, [self.folder], replace=True)
+            self._tidy()
         return True
+
+    def _tidy(self) -> None:
+        """Remove what killed processes left; one that still makes a shard finds that it is there already."""
+        for left in self.folder.glob(f".*{layout.PARTIAL}"):
+            left.unlink(missing_ok=True)
+        with suppress(BlockingIOError):
+            Partial(layout.partial_of(self.path)).remove()
 
     def __enter__(self) -> Shards:
         with as_store_error(self.folder):

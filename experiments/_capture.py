@@ -24,6 +24,7 @@ from seamscope.activations import (
 from seamscope.hooks import Batch, Ragged, RunError, Vlm, capture
 
 from ._align import TEXT, expand
+from ._amounts import size_text
 from ._conditions import hear
 from ._identity import made_with, provenance
 
@@ -58,8 +59,8 @@ class Forecast:
         """Refuse a capture that the disk cannot hold."""
         if self.bytes > self.free:
             raise RunError(
-                f"the store needs {self.bytes / 2**30:.2f} GiB, and the disk of {folder} has {self.free / 2**30:.2f} "
-                "GiB free; take fewer sites, spans or items, pool spans, or choose another --out"
+                f"the store needs {size_text(self.bytes)}, and the disk of {folder} has {size_text(self.free)} free; "
+                "take fewer sites, spans or items, pool spans, or choose another --out"
             )
 
 
@@ -107,8 +108,8 @@ class Capture:
 
     def run(self, *, progress: bool = False) -> bool:
         """Make the shards of this part that are missing, then join all if all are there; tells whether they are."""
+        self.check_room()
         missing = self._shards.missing()
-        self.forecast().check(self._path.parent)
         total = sum(len(self._shards.rows_of(each)) for each in range(self._part[0], self._shards.count, self._part[1]))
         left = sum(len(self._shards.rows_of(each)) for each in missing)
         size = len(self._conditions)
@@ -131,6 +132,10 @@ class Capture:
     def finished(self) -> tuple[int, int]:
         """How many shards are finished, of all parts, and how many there will be."""
         return len(self._shards.finished()), self._shards.count
+
+    def check_room(self) -> None:
+        """Refuse, with `RunError`, what the disk cannot hold."""
+        self.forecast().check(self._path.parent)
 
     def forecast(self, *, timed: bool = False) -> Forecast:
         """What remains to be done, and whether there is room for it; `timed`: run one batch to tell how long."""

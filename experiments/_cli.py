@@ -56,12 +56,13 @@ def capture(
     dry_run: c.DryRun = False,
     shard: c.Part = c.AUTO,
     submit: c.Submit = None,
-    jobs: c.Jobs = 4,
+    jobs: c.Jobs = None,
     slurm: c.Slurm = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Store what flows through the model in direct and cascaded runs (HDF5); interrupted, the same command goes on."""
     asked |= {"pool": pool, "compression": compression, "rows_per_shard": rows_per_shard}
+    c.check_together(submit=submit, jobs=jobs, slurm=slurm, dry_run=dry_run, shard=shard)
     if submit is not None:
         return c.send(_open(asked, out, as_json=as_json), submit, jobs=jobs, options=slurm or [], as_json=as_json)
     study = _open({**asked, "device": c.device_of(asked["device"])}, out, as_json=as_json)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 AUTO: Final = "auto"
 SLURM: Final = "slurm"
+JOBS: Final = 4
 # who tells a process which of how many it is, the first that does; SLURM counts from where the user began
 RANKS: Final = (
     ("RANK", "WORLD_SIZE", None),
@@ -43,7 +44,9 @@ Part = Annotated[
     ),
 ]
 Submit = Annotated[str | None, typer.Option(help="slurm: run as a job array, and come back at once.")]
-Jobs = Annotated[int, typer.Option(min=1, help="How many tasks the job array has.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help=f"How many tasks the job array has; {JOBS}, if not said.", show_default=False)
+]
 Slurm = Annotated[
     list[str] | None, typer.Option("--slurm", help="KEY=VALUE for SLURM, such as partition=gpu or time=60; repeatable.")
 ]
@@ -101,10 +104,19 @@ def run(study: Study, *, part: tuple[int, int], dry_run: bool, as_json: bool) ->
     o.show(f"{found['store']}: {rows} rows, {shards}, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
 
 
-def send(study: Study, where: str, *, jobs: int, options: list[str], as_json: bool) -> None:
+def check_together(*, submit: str | None, jobs: int | None, slurm: list[str] | None, dry_run: bool, shard: str) -> None:
+    """Refuse options that have no meaning together, before anything is done."""
+    if submit is None and (jobs is not None or slurm):
+        raise RunError("--jobs and --slurm say how to submit; add --submit slurm")
+    if submit is not None and (dry_run or shard != AUTO):
+        raise RunError(f"--submit makes all parts; leave out {'--dry-run' if dry_run else '--shard'}")
+
+
+def send(study: Study, where: str, *, jobs: int | None, options: list[str], as_json: bool) -> None:
     """Submit the capture as a job array of as many tasks; each makes its part of the shards."""
     from ._slurm import submit
 
+    jobs = jobs or JOBS
     choose("place to submit to", where, (SLURM,), RunError)
     parameters = dict(_pair(option) for option in options)
     folder = study.run.folder.absolute()

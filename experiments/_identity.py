@@ -13,27 +13,33 @@ import torch
 
 from seamscope.hooks import checkpoint_folder
 
+from . import tasks
+
 if TYPE_CHECKING:
     from seamscope.hooks import Vlm
 
     from ._run import Settings
     from .tasks import Item
 
-ENDS: Final = 1 << 20  # bytes at either end of a file of weights that are read; all of it would take minutes
+BLOCKS: Final = 256  # pieces of a file of weights that are read; all of it would take minutes
+BLOCK: Final = 1 << 16  # bytes
 # what a run may be continued with otherwise: it changes results by rounding at most, or only how they are kept
 UNCOUNTED: Final = ("batch_size", "engine", "device", "compression", "rows_per_shard")
 WEIGHTS: Final = ".safetensors"
 
 
 def made_from(settings: Settings) -> dict[str, str]:
-    """Digests of the checkpoint, if it is a folder here, and of the user's own records, by what they are of."""
+    """Digests of the checkpoint, if it is a folder here, and of the user's own records and pictures.
+
+    Of large files of weights the digest covers name, size and `BLOCKS` blocks from end to end, not every byte.
+    """
     found = {}
     folder = checkpoint_folder(settings.model)
     if folder is not None:
         found["model"] = _digest(sorted(each for each in folder.iterdir() if each.suffix in (WEIGHTS, ".json")))
-    records = Path(settings.task.removeprefix("jsonl:"))
-    if records.suffix == ".jsonl" and records.is_file():
-        found["task"] = _digest([records])
+    files = tasks.get(settings.task).files
+    if files:
+        found["task"] = _digest(files)
     return found
 
 
@@ -60,7 +66,7 @@ def provenance(
 def made_with(vlm: Vlm, settings: Settings) -> dict[str, Any]:
     """What does not change results beyond rounding."""
     kind = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else vlm.device.type
-    return {"device": kind, **{name: getattr(settings, name) for name in ("batch_size", "engine")}}
+    return {"device": kind, **{name: getattr(settings, name) for name in ("batch_size", "engine", "compression")}}
 
 
 def _processor_digest(processor: Any) -> str:
@@ -85,8 +91,10 @@ def _digest(files: list[Path]) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:
-            if file.suffix == WEIGHTS and size > 2 * ENDS:
-                digest.update(stream.read(ENDS))
-                stream.seek(size - ENDS)
-            digest.update(stream.read())
+            if file.suffix == WEIGHTS and size > BLOCKS * BLOCK:
+                for k in range(BLOCKS):
+                    stream.seek(k * (size - BLOCK) // (BLOCKS - 1))
+                    digest.update(stream.read(BLOCK))
+            else:
+                digest.update(stream.read())
     return digest.hexdigest()

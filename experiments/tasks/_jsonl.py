@@ -101,6 +101,11 @@ class JsonlTask(Task):
         return {"small": self._budget, "full": self._budget}
 
     @property
+    def files(self) -> list[Path]:
+        """The file itself, and the pictures of its records."""
+        return [self.path, *dict.fromkeys(record.image for record in self._records if record.image is not None)]
+
+    @property
     def size(self) -> int:
         """How many records there are."""
         return len(self._records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from ._item import Intermediate, Item, Wording
@@ -49,6 +50,11 @@ class Task(ABC):
     def needs(self) -> tuple[str, ...]:
         """The variables that the answer depends on, as globs: the rest may be dropped on the way without a loss."""
         return ("*",)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its items are made of, if it is made of any."""
+        return []
 
     @property
     def size(self) -> int | None:

@@ -226,9 +226,27 @@ def test_a_shard_that_two_make_is_that_of_the_first(tmp_path):
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, whole):
     folder = tmp_path / "run.shards"
     folder.mkdir()
-    (folder / ".00001.0-of-1.partial").write_bytes(b"half")
-    (tmp_path / "run.h5.partial").write_bytes(b"half")
-    assert capture(tmp_path / "run.h5")
+    for _ in range(2):  # once before there is anything, and once when all is there
+        (folder / ".00001.0-of-1.partial").write_bytes(b"half")
+        (folder / ".00001.2-of-3.partial").write_bytes(b"half")
+        (tmp_path / "run.h5.partial").write_bytes(b"half")
+        assert capture(tmp_path / "run.h5")
+        assert contents(tmp_path) == whole
+
+
+def test_a_shard_that_another_process_made_meanwhile_is_kept(tmp_path, whole):
+    """Also if that process tidied up what it took for left behind."""
+    one = shards_of(tmp_path / "run.h5", (0, 2))
+    with one:
+        file = one.create(0)
+        for condition in SCHEMA.conditions:
+            file.append(condition, *batch(range(3)))
+        held = Partial(tmp_path / "run.shards" / ".00000.0-of-2.partial")
+        assert capture(tmp_path / "run.h5")
+        held.begin(b"half")
+        assert not held.name(tmp_path / "run.shards" / "00000.h5")
+        held.remove()
+        file.close()
     assert contents(tmp_path) == whole
 
 

@@ -113,7 +113,7 @@ class TestContents:
         assert item.question in told["prompts"]["direct"]
         assert item.intermediate.text in told["prompts"]["cascaded"]
         assert len(told["processor_sha256"]) == len(told["made_from"]["model"]) == 64
-        assert made_with == [{"device": "cpu", "batch_size": 4, "engine": "torch"}]
+        assert made_with == [{"device": "cpu", "batch_size": 4, "engine": "torch", "compression": "none"}]
 
     def test_batches_are_sorted_by_length(self, vlm: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Prompts of unequal length: few positions are padding, and the longest batch comes first."""
@@ -218,6 +218,17 @@ class TestResume:
         with open_store(path) as store:
             assert [each["batch_size"] for each in store.made_with] == [4, 2]
 
+    def test_a_shard_that_was_lost_after_the_join_is_told_and_made_again(self, here: Path) -> None:
+        asked = (*TINY, "--rows-per-shard", "4", "--out", "run")
+        command(*asked)
+        before = files(Path("run/activations.h5"))
+        Path("run/activations.shards/00001.h5").unlink()
+        error = command(*asked, code=2)
+        assert "delete it and the file that joins it" in error
+        Path("run/activations.h5").unlink()
+        command(*asked)
+        assert files(Path("run/activations.h5")) == before
+
     def test_an_error_in_the_middle_leaves_whole_shards_only(self, vlm: Vlm, tmp_path: Path, monkeypatch: Any) -> None:
         path, forward, calls = tmp_path / "store.h5", Vlm.forward, []
 
@@ -265,8 +276,7 @@ class TestForecast:
         assert "the disk of" in error
         assert "free" in error
         assert len(error.splitlines()) == 1
-        assert not list(here.rglob("*.h5"))
-        assert not list(here.rglob("*.partial"))
+        assert not list(here.iterdir())
 
 
 class TestCommand:
@@ -298,6 +308,10 @@ class TestCommand:
             (("--compression", "gzip"), "compression"),
             (("--submit", "pbs"), "slurm"),
             (("--submit", "slurm", "--slurm", "gpu"), "expected KEY=VALUE"),
+            (("--submit", "slurm", "--dry-run"), "leave out --dry-run"),
+            (("--submit", "slurm", "--shard", "0/2"), "leave out --shard"),
+            (("--slurm", "time=60"), "add --submit slurm"),
+            (("--jobs", "4"), "add --submit slurm"),
         ],
     )
     def test_bad_requests_are_refused_in_one_line(self, here: Path, given: tuple[str, ...], told: str) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from seamscope.experiments import Run, Settings
+from seamscope.experiments._identity import _digest, made_from
 from seamscope.experiments._run import UNCOUNTED, check_place, partial_of, read_settings, replacing, settings_of
 from seamscope.hooks import RunError
 
@@ -262,3 +265,24 @@ class TestIdentity:
         records.write_text("[]")
         with pytest.raises(RunError, match="was made from another task: its files have changed"):
             Run(tmp_path / "run", settings)
+
+
+class TestDigests:
+    def test_pictures_of_records_count(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Image.new("RGB", (8, 8), "red").save("a.png")
+        Path("a.jsonl").write_text(json.dumps({"image": "a.png", "question": "?", "intermediate": "5", "answer": "5"}))
+        before = made_from(Settings(task="a.jsonl"))
+        assert made_from(Settings(task="a.jsonl")) == before
+        Image.new("RGB", (8, 8), "blue").save("a.png")
+        assert made_from(Settings(task="a.jsonl"))["task"] != before["task"]
+
+    def test_large_weights_differ_wherever_a_fine_tuning_changed_them(self, tmp_path: Path) -> None:
+        """A layer in the middle of a file that is too large to be read as a whole."""
+        weights = np.random.default_rng(0).integers(0, 256, 24 * 2**20, dtype=np.uint8)
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(weights.tobytes())
+        before = _digest([file])
+        weights[10 * 2**20 : 11 * 2**20] += 1
+        file.write_bytes(weights.tobytes())
+        assert _digest([file]) != before
