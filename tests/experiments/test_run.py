@@ -259,10 +259,11 @@ class TestIdentity:
 
     def test_other_records_under_the_same_name_are_another_run(self, tmp_path: Path) -> None:
         records = tmp_path / "mine.jsonl"
-        records.write_text("{}")
+        record = {"question": "What is 2 + 3?", "answer": "#### 5", "intermediate": "2 + 3"}
+        records.write_text(json.dumps(record))
         settings = Settings(task=str(records))
         Run(tmp_path / "run", settings).derive("x", TABLE)
-        records.write_text("[]")
+        records.write_text(json.dumps({**record, "id": "other"}))
         with pytest.raises(RunError, match="was made from another task: its files have changed"):
             Run(tmp_path / "run", settings)
 
