@@ -31,7 +31,7 @@ COLOURS: Final = {
     "untrained": "#777777",
 }
 DASHES: Final = {"chance": ":", "control": "-", "shuffled": (0, (4, 1.5)), "untrained": (0, (6, 1.5, 1, 1.5))}
-# Places: the orange family is the image's side, the blue family and grey the reading side, black is both.
+# Places: the orange family is the image's side, the blue family and grey the reading side, black is both, dark grey all.
 SPANS: Final = {
     "objects": ("#E69F00", "o"),
     "image": ("#8C5A00", "s"),
@@ -40,6 +40,7 @@ SPANS: Final = {
     "answer": ("#9A9A9A", "x"),
     "reading": ("#0B3C5D", "D"),
     "objects+reading": ("#000000", "P"),
+    "prompt": ("#5C5C5C", "*"),
 }
 NAMES: Final = {
     "direct": "direct",
@@ -57,6 +58,7 @@ NAMES: Final = {
     "answer": "answer tokens",
     "reading": "reading positions",
     "objects+reading": "objects + reading",
+    "prompt": "every token",
 }
 RC: Final = {
     "font.family": "sans-serif",

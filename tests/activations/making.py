@@ -15,7 +15,16 @@ from random import Random
 import pandas as pd
 import torch
 
-from seamscope.activations import Background, Schema, Shards, create_store, join_stores, open_store, to_host
+from seamscope.activations import (
+    Background,
+    Schema,
+    Shards,
+    create_store,
+    export_store,
+    join_stores,
+    open_store,
+    to_host,
+)
 from seamscope.hooks import Ragged, StoreError
 
 SITE = "lm.0.resid_post"
@@ -135,6 +144,18 @@ def make_within(path, size, **options):
     make(path, **options)
 
 
+def make_as_nobody(path):
+    """Make a store, and read it, as a user who may not do all that root may."""
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        open_store(path)
+    except StoreError as error:
+        say(error)
+    make(path)
+
+
 def one_file(path, compression=None, texts=0):
     """A store of one file with 4 MB of activations that cannot be compressed, and some text."""
     tokens = Ragged(noise(torch.uint8, (64, 2**16)), torch.ones(64).long())
@@ -146,6 +167,13 @@ def one_file(path, compression=None, texts=0):
 def join(path, stores):
     with told():
         join_stores(path, stores)
+
+
+def export_within(path, out, size, form):
+    """Export a store in a process whose files may not be larger than `size`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    with told(), open_store(path) as store:
+        export_store(store, out, form=form)
 
 
 def make_and_die(path, moment, part=(0, 1)):

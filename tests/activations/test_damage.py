@@ -22,9 +22,9 @@ def shards(joined):
 @pytest.mark.parametrize(
     ("compression", "name", "count"),
     [
-        (None, "run.h5", 50),
-        (None, "run.shards/00000.h5", 50),
-        ("bitshuffle", "run.shards/00001.h5", 50),
+        (None, "run.h5", 40),
+        (None, "run.shards/00000.h5", 40),
+        ("bitshuffle", "run.shards/00001.h5", 40),
     ],
 )
 def test_any_damage_gives_our_error_or_the_same_data(tmp_path, children, compression, name, count):

@@ -21,6 +21,8 @@ from seamscope.activations import Schema, Shards, _export, _sinks, create_store,
 from seamscope.activations._sinks import safe_name
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
 
+from .making import export_within
+
 zarr = pytest.importorskip("zarr", reason="zarr 3.1 needs Python 3.11")
 
 DTYPES = [
@@ -386,28 +388,15 @@ def test_an_interrupt_leaves_nothing(tmp_path, shards, form, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-FULL = """
-import resource, sys
-from seamscope.activations import export_store, open_store
-from seamscope.hooks import StoreError
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with open_store(sys.argv[1]) as store:
-    for form in ("safetensors", "zarr"):
-        try:
-            export_store(store, sys.argv[2], form=form)
-        except StoreError as error:
-            print(error)
-"""
-
-
-def test_a_full_disk_leaves_nothing_and_is_told(tmp_path):
-    pytest.importorskip("resource")
+def test_a_full_disk_leaves_nothing_and_is_told(tmp_path, children):
     write(tmp_path / "s.h5", {(SITE, "image"): Ragged(torch.ones(100, 100), torch.tensor([100]))})
     out = tmp_path / "new" / "out"
-    command = [sys.executable, "-c", FULL, str(tmp_path / "s.h5"), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    told = done.stdout.splitlines()
-    assert [line.startswith(f"{out} cannot be written: ") and "File too large" in line for line in told] == [True] * 2
+    for form in FORMS:
+        code, said = children.run(export_within, tmp_path / "s.h5", out, 20_000, form)
+        assert code == 2, said
+        assert said.startswith(f"StoreError: {out} cannot be written: ")
+        assert "File too large" in said
+        assert said.count("\n") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.h5"]
 
 

@@ -183,7 +183,7 @@ def test_provenance_is_kept_and_completed(path, schema):
         assert (store.schema.model, store.schema.task) == ("tiny", "cards")
     assert {key: kept[key] for key in schema.provenance} == schema.provenance
     assert kept["format_version"] == FORMAT_VERSION
-    assert kept["versions"].keys() == {"python", "seamscope", "torch", "transformers", "numpy", "h5py"}
+    assert kept["versions"].keys() >= {"python", "seamscope", "torch", "transformers", "numpy", "h5py"}
     assert kept["versions"]["h5py"] == h5py.__version__
 
 
