@@ -31,7 +31,7 @@ COLOURS: Final = {
     "untrained": "#777777",
 }
 DASHES: Final = {"chance": ":", "control": "-", "shuffled": (0, (4, 1.5)), "untrained": (0, (6, 1.5, 1, 1.5))}
-# Places: the orange family is the image's side, the blue family and grey the reading side, black is both, dark grey all.
+# Places: the orange family is the image's side, the blue family and grey the reading side, black both, dark grey all.
 SPANS: Final = {
     "objects": ("#E69F00", "o"),
     "image": ("#8C5A00", "s"),

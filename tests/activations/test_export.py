@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from hashlib import sha256
 from urllib.parse import unquote
