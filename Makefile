@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One worker for each core, but few: each holds torch and its models. Files stay whole, for what their tests share.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # Threads that wait without spinning: without this, a busy machine makes small models a hundred times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -12,13 +14,13 @@ demo: $(READY)
 	$(BIN)/seamscope demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p seamscope.hooks -p seamscope.activations -p seamscope.probes -p seamscope.experiments
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 organism: $(READY)
 	$(BIN)/python -m seamscope.experiments.organism.train

@@ -3,7 +3,7 @@
 from seamscope.activations._background import Background, to_host
 from seamscope.activations._export import export_store
 from seamscope.activations._join import join_stores
-from seamscope.activations._layout import FORMAT_VERSION
+from seamscope.activations._layout import FORMAT_VERSION, SHARDS, finished_shards
 from seamscope.activations._schema import Schema
 from seamscope.activations._shards import Shards, fitting_rows_per_shard, planned_rows_per_shard
 from seamscope.activations._store import Store, open_store
@@ -11,6 +11,7 @@ from seamscope.activations._writer import StoreWriter, create_store
 
 __all__ = [
     "FORMAT_VERSION",
+    "SHARDS",
     "Background",
     "Schema",
     "Shards",
@@ -18,6 +19,7 @@ __all__ = [
     "StoreWriter",
     "create_store",
     "export_store",
+    "finished_shards",
     "fitting_rows_per_shard",
     "join_stores",
     "open_store",

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from fnmatch import fnmatchcase
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import Final
 
 from tqdm import tqdm
 
 from seamscope.activations import _layout as layout
+from seamscope.activations import _trust as trust
 from seamscope.activations._bits import Array
 from seamscope.activations._columns import to_cells
 from seamscope.activations._file import as_store_error
@@ -28,8 +28,6 @@ from seamscope.hooks import SeamscopeError, SpanError, StoreError, choose, expan
 Names = str | Iterable[str] | None
 
 FORMS: Final[dict[str, Callable[[Path, Sequence[Tensor]], Sink]]] = {"safetensors": Safetensors, "zarr": Zarr}
-
-_STEP: Final = 2**24  # bytes that are in memory at once
 
 
 def export_store(
@@ -162,10 +160,7 @@ def _blocks(part: Part, path: str) -> Iterator[Array]:
     """A dataset in pieces of bounded size; at its end, `StoreError` if it differs from its checksum."""
     digest = sha256()
     with reading(part.path):
-        data = part.dataset(path)
-        rows = max(1, _STEP // max(1, data.dtype.itemsize * prod(data.shape[1:])))
-        for start in range(0, len(data), rows):
-            block: Array = data[start : start + rows]
+        for block in trust.blocks(part.dataset(path)):
             digest.update(block.tobytes())
             yield block
         if digest.hexdigest() != part.entries[path].get("sha256"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -136,8 +137,7 @@ class _Joining:
             values = [schema.provenance.get(name) for schema in self._schemas.values()]
             unlike = [value for k, value in enumerate(values) if value not in values[:k]]
             merged |= {name: unlike} if len(unlike) > 1 else {}
-        provenance = {**first.provenance, **merged}
-        return Schema(model=first.model, task=first.task, conditions=first.conditions, provenance=provenance)
+        return dataclasses.replace(first, provenance={**first.provenance, **merged})
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -93,12 +93,12 @@ def check_virtual(part: Part, contents: Contents) -> None:
 
 def unfinished(path: Path) -> NoReturn:
     """Say why a store is not there: it never was, or its capture has not come to an end."""
-    finished = len(list(layout.shard_folder(path).glob("*.h5"))) if layout.shard_folder(path).is_dir() else 0
+    finished = len(layout.finished_shards(path))
     if not finished:
         raise StoreError("is not there")
     raise StoreError(
-        f"is not finished, only {finished} of its shards are: the same command continues it; each of them can "
-        f"be opened alone, in {layout.shard_folder(path)}"
+        f"is not finished, shards of it are ({finished}): the same command continues it; each of them can be opened "
+        f"alone, in {layout.shard_folder(path)}"
     )
 
 

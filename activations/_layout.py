@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 from seamscope.hooks import StoreError
 
@@ -15,6 +17,8 @@ SCHEMA = "schema"
 MANIFEST = "manifest"
 SEAL = 512  # bytes before the HDF5 part of a joined file
 CONDITIONS = "conditions"
+
+_NUMBERED: Final = re.compile(r"\d{5,}\.h5")
 
 # Type of the activations -> type of the bytes in the file; HDF5 knows neither bfloat16 nor a plain bool.
 FILE_DTYPES = {
@@ -76,6 +80,17 @@ def column_path(condition: str, column: str) -> str:
 def shard_folder(store: Path) -> Path:
     """Where the shards of a store are."""
     return store.with_suffix(SHARDS)
+
+
+def shard_file(store: Path, number: int) -> Path:
+    """The file of a store's k-th shard."""
+    return shard_folder(store) / f"{number:05d}.h5"
+
+
+def finished_shards(store: Path) -> dict[int, Path]:
+    """The shards of a store that are there, by their numbers, in order."""
+    files = [file for file in shard_folder(store).glob("*.h5") if _NUMBERED.fullmatch(file.name)]
+    return dict(sorted((int(file.stem), file) for file in files))
 
 
 def partial_of(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -46,12 +46,7 @@ class Schema:
         if taken:
             raise StoreError(f"provenance key {taken[0]!r} is written by the store itself; name yours otherwise")
         own = {"format_version": FORMAT_VERSION, "versions": _versions()}
-        stamped = Schema(
-            model=self.model,
-            task=self.task,
-            conditions=tuple(self.conditions),
-            provenance={**self.provenance, **own},
-        )
+        stamped = replace(self, conditions=tuple(self.conditions), provenance={**self.provenance, **own})
         stamped.to_json()
         return stamped
 

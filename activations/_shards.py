@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,20 +21,17 @@ from seamscope.activations._schema import Schema
 from seamscope.activations._writer import StoreWriter
 from seamscope.hooks import StoreError
 
-_NAME: Final = re.compile(r"(\d{5,})\.h5")
-_PLAN: Final = ("rows", "rows_per_shard")
-
 
 def planned_rows_per_shard(path: str | os.PathLike[str]) -> int | None:
     """How many rows the shards of a store have, if any of them is finished."""
-    for file in sorted(layout.shard_folder(layout.store_path(path)).glob("*.h5"))[:1]:
-        part = _opened(file)
-        try:
-            found = part.schema.provenance.get("rows_per_shard")
-        finally:
-            part.close()
-        return found if type(found) is int and found > 0 else None
-    return None
+    store = layout.store_path(path)
+    with as_store_error(store):
+        finished = layout.finished_shards(store)
+    if not finished:
+        return None
+    with closing(_opened(next(iter(finished.values())))) as part:
+        found = part.schema.provenance.get("rows_per_shard")
+    return found if type(found) is int and found > 0 else None
 
 
 def fitting_rows_per_shard(row_bytes: float, rows: int) -> int:
@@ -86,10 +83,7 @@ class Shards:
         self.path = layout.store_path(path)
         self.folder = layout.shard_folder(self.path)
         plan = {"rows": rows, "rows_per_shard": rows_per_shard}
-        self._given = Schema(
-            model=schema.model, task=schema.task, conditions=schema.conditions, provenance={**schema.provenance, **plan}
-        )
-        self.schema = self._given.stamped()
+        self.schema = replace(schema, provenance={**schema.provenance, **plan}).stamped()
         self.count = -(-rows // rows_per_shard)
         self._rows, self._per_shard, self._part, self._compression = rows, rows_per_shard, part, compression
         self._created = False
@@ -107,9 +101,11 @@ class Shards:
 
     def finished(self) -> list[int]:
         """Shards that are there, of all parts."""
+        return list(self._there())
+
+    def _there(self) -> dict[int, Path]:
         with as_store_error(self.folder):
-            found = [_NAME.fullmatch(file.name) for file in self.folder.glob("*.h5")]
-        return sorted(int(match[1]) for match in found if match)
+            return layout.finished_shards(self.path)
 
     def missing(self) -> list[int]:
         """Shards of this part that are still to be made."""
@@ -122,7 +118,7 @@ class Shards:
             raise StoreError(f"there is no shard {number}: the store has shards 0 to {self.count - 1}")
         self._created = True
         return StoreWriter(
-            self.folder / f"{number:05d}.h5",
+            layout.shard_file(self.path, number),
             self.folder / f".{number:05d}.{self._own}{layout.PARTIAL}",
             self.schema,
             compression=self._compression,
@@ -168,19 +164,16 @@ class Shards:
 
     def _check(self) -> None:
         """Refuse what is there if it is not of this store."""
-        numbers = self.finished()
-        files = [self.folder / f"{number:05d}.h5" for number in numbers]
-        for file in [self.path, *files] if self.path.exists() else files:
-            part = _opened(file)
-            try:
+        shards = self._there()
+        joined = [self.path] if self.path.exists() else []
+        for file in [*joined, *shards.values()]:
+            with closing(_opened(file)) as part:
                 differences = self.schema.differences(part.schema)
-            finally:
-                part.close()
             if differences:
                 told = "; ".join(differences[:4]) + ("; …" if len(differences) > 4 else "")
                 raise StoreError(f"{file} was captured otherwise ({told}); choose another place, or delete it")
-        if numbers and numbers[-1] >= self.count:
-            raise StoreError(f"{files[-1]} does not belong there: the store has shards 0 to {self.count - 1}")
+        for number in [number for number in shards if number >= self.count]:
+            raise StoreError(f"{shards[number]} does not belong there: the store has shards 0 to {self.count - 1}")
 
 
 def _opened(file: Path) -> Part:

@@ -10,12 +10,14 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from seamscope.activations._bits import Array
 from seamscope.activations._compression import FILTERS, HIGHEST_RATIO, LARGEST_CHUNK, require_filter
 from seamscope.activations._file import Entry
 from seamscope.activations._layout import FILE_DTYPES, FORMAT, FORMAT_VERSION, MANIFEST, is_tokens
 from seamscope.activations._schema import parse_json
 from seamscope.hooks import StoreError
 
+STEP: Final = 2**24  # bytes that are in memory at once
 _DEEPEST: Final = 8  # groups inside groups; the layout has five
 _LONGEST: Final = 64  # bytes of an attribute; a sha256 in hexadecimal
 _WIDEST: Final = 8  # dimensions of a dataset; an activation has three
@@ -109,12 +111,18 @@ def walk(group: h5py.Group, seen: set[Any] | None = None, depth: int = 0) -> Ite
             raise StoreError(f"{path!r} is neither group nor dataset")
 
 
-def checksum(data: h5py.Dataset, step: int = 2**24) -> str:
-    """sha256 of a dataset's bytes, read about `step` bytes at a time."""
-    digest = hashlib.sha256()
-    rows = max(1, step // max(1, data.nbytes // max(1, len(data))))
+def blocks(data: h5py.Dataset) -> Iterator[Array]:
+    """A dataset, about `STEP` bytes at a time."""
+    rows = max(1, STEP // max(1, data.dtype.itemsize * prod(data.shape[1:])))
     for start in range(0, len(data), rows):
-        digest.update(data[start : start + rows].tobytes())
+        yield data[start : start + rows]
+
+
+def checksum(data: h5py.Dataset) -> str:
+    """sha256 of a dataset's bytes."""
+    digest = hashlib.sha256()
+    for block in blocks(data):
+        digest.update(block.tobytes())
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -82,6 +82,7 @@ class Capture:
         sites: Sequence[str],
         settings: Settings,
         part: tuple[int, int] = (0, 1),
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         self._vlm, self._task, self._members = vlm, task, members
         self._path, self._part, self._settings = path, part, settings
@@ -94,7 +95,9 @@ class Capture:
                 model=settings.model,
                 task=task.name,
                 conditions=self._conditions,
-                provenance=provenance(vlm, settings, sample[0], sites=sites, conditions=self._conditions),
+                provenance=provenance(
+                    vlm, settings, sample[0], sites=sites, conditions=self._conditions, digests=digests
+                ),
             ),
             rows=len(members),
             rows_per_shard=(
@@ -108,7 +111,6 @@ class Capture:
 
     def run(self, *, progress: bool = False) -> bool:
         """Make the shards of this part that are missing, then join all if all are there; tells whether they are."""
-        self.check_room()
         missing = self._shards.missing()
         total = sum(len(self._shards.rows_of(each)) for each in range(self._part[0], self._shards.count, self._part[1]))
         left = sum(len(self._shards.rows_of(each)) for each in missing)

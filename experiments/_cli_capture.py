@@ -14,7 +14,7 @@ import typer
 from seamscope.hooks import RunError, choose
 
 from . import _options as o
-from ._amounts import size_text, time_text
+from ._amounts import count_text, size_text, time_text
 
 if TYPE_CHECKING:
     from ._capture import Forecast
@@ -100,7 +100,7 @@ def run(study: Study, *, part: tuple[int, int], dry_run: bool, as_json: bool) ->
         found |= {"rows": rows, "shards": len(store.shards), "bytes": store.nbytes}
     if as_json:
         return o.emit(found)
-    shards = f"{found['shards']} shards, {size_text(found['bytes'])}"
+    shards = f"{count_text(found['shards'], 'shard')}, {size_text(found['bytes'])}"
     o.show(f"{found['store']}: {rows} rows, {shards}, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
 
 
@@ -151,8 +151,8 @@ def _foretell(forecast: Forecast, folder: Path, *, as_json: bool) -> None:
     if as_json:
         return o.emit(forecast)
     o.show(
-        f"{forecast.rows} rows under each condition, in {forecast.shards} shards of {forecast.rows_per_shard}; "
-        f"{forecast.finished} of them are finished\n"
+        f"{forecast.rows} rows under each condition, in {count_text(forecast.shards, 'shard')} of "
+        f"{forecast.rows_per_shard}; {forecast.finished} of them finished\n"
         f"{size_text(forecast.bytes)} to write; {size_text(forecast.free)} are free\n"
         f"about {time_text(forecast.seconds or 0)} on this machine, by one batch; nothing was written"
     )

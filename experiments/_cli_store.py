@@ -11,16 +11,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from seamscope.activations import Store, export_store, join_stores, open_store
+from seamscope.activations import SHARDS, Store, export_store, finished_shards, join_stores, open_store
 from seamscope.hooks import StoreError
 
 from . import _options as o
-from ._amounts import size_text
+from ._amounts import count_text, ranges, size_text
 from ._study import ACTIVATIONS
 
 store_app = typer.Typer(help="Check, describe, join or export stored activations.", no_args_is_help=True)
 
-SHARDS: Final = ".shards"  # what the folder of a store's shards ends in
 _NUMBERED: Final = re.compile(r"((?:[^.]*\.)*?)(0|[1-9][0-9]*)((?:\..*)?)")
 _LONGEST: Final = 40  # characters of a value that is shown
 
@@ -47,7 +46,7 @@ def verify(path: Place, as_json: o.AsJson = False) -> None:
     if as_json:
         o.emit({**found, "healthy": damage is None, "damage": damage})
     else:
-        files, size = _count(found["files"], "file"), size_text(found["bytes"])
+        files, size = count_text(found["files"], "file"), size_text(found["bytes"])
         o.show(damage or f"{store.path}: {files}, {found['datasets']} datasets, {size}: all as they were written")
     if damage is not None:
         raise typer.Exit(1)
@@ -85,7 +84,7 @@ def merge(
         rows, shards = {name: store.n_rows(name) for name in store.conditions}, len(store.shards)
     if as_json:
         return o.emit({"store": out, "rows": rows, "shards": shards})
-    o.show(f"{out}: {_rows_text(rows)}, {_count(shards, 'shard')}, which must stay where they are")
+    o.show(f"{out}: {_rows_text(rows)}, {count_text(shards, 'shard')}, which must stay where they are")
 
 
 @store_app.command()
@@ -120,7 +119,7 @@ def export(
     size = sum(file.stat().st_size for file in files)
     if as_json:
         return o.emit({"export": out, "to": to, "files": len(files), "bytes": size})
-    o.show(f"{out}: {to}, {_count(len(files), 'file')}, {size_text(size)}")
+    o.show(f"{out}: {to}, {count_text(len(files), 'file')}, {size_text(size)}")
 
 
 def file_of(path: Path) -> Path:
@@ -139,7 +138,7 @@ def _existing(file: Path) -> Path:
 
 def describe(file: Path) -> dict[str, Any]:
     """What a store holds; if it is not finished, what its first shard does, and how many of them there are."""
-    finished = sorted(file.with_suffix(SHARDS).glob("*.h5"))
+    finished = list(finished_shards(file).values())
     if file.exists() or not finished:
         with open_store(file) as store:
             shards = [{"file": each.path, "bytes": each.bytes, "rows": each.rows} for each in store.shards]
@@ -201,23 +200,12 @@ def collapsed(names: Sequence[str]) -> list[str]:
     for name in names:
         match = _NUMBERED.fullmatch(name)
         numbers.setdefault((match[1], match[3]) if match else (name, ""), []).extend([int(match[2])] if match else [])
-    return [before + _ranges(held) + after for (before, after), held in numbers.items()]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as text, neighbours as `first..last`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+    return [before + ranges(held, to="..", then=",") + after for (before, after), held in numbers.items()]
 
 
 def _text(found: Mapping[str, Any]) -> str:
     """A description for a reader."""
-    shards = _count(len(found["shards"]), "shard")
+    shards = count_text(len(found["shards"]), "shard")
     files = f"{shards} and the file that joins them" if found["shards"] else "one file"
     lines = {
         "model": found["model"],
@@ -256,7 +244,3 @@ def _pairs(content: Mapping[str, Any], said: Sequence[str] = ()) -> str:
     """What has a short value, as text, but for what was said before."""
     plain = {name: str(value) for name, value in content.items() if not isinstance(value, dict | list)}
     return ", ".join(f"{name} {text}" for name, text in plain.items() if name not in said and len(text) <= _LONGEST)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from seamscope.hooks import Batch, Check, Site, Vlm, load_vlm, run_checks
 
 from . import tasks
-from ._amounts import size_text, time_text
+from ._amounts import ranges, size_text, time_text
 from ._costs import Cost, Memory, captured_shapes, estimate, measure_memory, timed_forward
 from ._overlay import STACKS, draw_overlay, token_table
 from ._run import replacing
@@ -68,7 +68,7 @@ class Examination:
         named = {f"spans of one item, {condition}": spans for condition, spans in self.spans.items()}
         named |= {f"its tokens in the {STACKS[stack]}": spans for stack, spans in self.tokens.items() if spans}
         for title, spans in named.items():
-            parts.append([title, *(f"  {name}: {_ranges(sorted(where))}" for name, where in spans.items())])
+            parts.append([title, *(f"  {name}: {ranges(sorted(where))}" for name, where in spans.items())])
         parts.append(_memory_lines(self.memory, self.seconds) if self.memory else [])
         parts.append(_cost_lines(self.cost) if self.cost else [])
         parts.append([f"overlay: {self.overlay}"] if self.overlay else [])
@@ -189,7 +189,7 @@ def _site_lines(sites: Mapping[str, tuple[int, ...]]) -> list[str]:
         site = Site.parse(name)
         form = name if site.layer is None else f"{site.stack}.L.{site.kind}"
         groups.setdefault((form, shape), []).extend([] if site.layer is None else [site.layer])
-    layers = [f"L = {_ranges(held)}" if held else "" for held in groups.values()]
+    layers = [f"L = {ranges(held)}" if held else "" for held in groups.values()]
     wide = [max(map(len, column)) for column in ([form for form, _ in groups], layers)]
     return [
         f"  {form:{wide[0]}}  {where:{wide[1]}}  ({', '.join(map(str, shape))})"
@@ -216,14 +216,3 @@ def _cost_lines(cost: Cost) -> list[str]:
         f"  altogether {size_text(cost.bytes)}, and {time_text(cost.seconds)} one item at a time (batches are faster)",
         f"  lm.*.resid_post at every token would be {size_text(cost.items * cost.every_token)}; pooled spans are kept",
     ]
-
-
-def _ranges(positions: list[int]) -> str:
-    """Ascending positions as ranges, such as "3-6, 9"."""
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,11 +44,18 @@ def made_from(settings: Settings) -> dict[str, str]:
 
 
 def provenance(
-    vlm: Vlm, settings: Settings, item: Item, *, sites: Sequence[str], conditions: Sequence[str]
+    vlm: Vlm,
+    settings: Settings,
+    item: Item,
+    *,
+    sites: Sequence[str],
+    conditions: Sequence[str],
+    digests: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a store says about how it came about: all that was asked, the model's and the processor's identity.
 
-    `prompts` are those of one item; call 2 of the cascade is shown with the right intermediate.
+    `prompts` are those of one item; call 2 of the cascade is shown with the right intermediate. `digests` are those
+    of `made_from`, where they are known already.
     """
     asked = {name: value for name, value in asdict(settings).items() if name not in UNCOUNTED}
     heard = item.saying(item.intermediate)
@@ -56,7 +63,7 @@ def provenance(
         **asked,
         "used": used_by(vlm),
         "sites": list(sites),
-        "made_from": made_from(settings),
+        "made_from": dict(made_from(settings) if digests is None else digests),
         "revision": getattr(vlm.model.config, "_commit_hash", None),
         "processor_sha256": _processor_digest(vlm.processor),
         "prompts": {name: vlm.encode([heard], condition=name).texts[0] for name in ("perceive", *conditions)},

@@ -74,7 +74,7 @@ class Run:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = Path(folder), settings
-        self._made_from = made_from(settings)
+        self.made_from = made_from(settings)
         self._used: dict[str, str] = {}
         self._lock = FileLock(self.folder / LOCK_FILE, timeout=0, is_singleton=True)
         self._check()
@@ -99,7 +99,7 @@ class Run:
                 "or repeat that run's options to continue it"
             )
         for name, digest in before.get(MADE_FROM, {}).items():
-            if self._made_from.get(name, digest) != digest:
+            if self.made_from.get(name, digest) != digest:
                 raise RunError(
                     f"{self.folder} was made from another {name}: its files have changed; choose another --out"
                 )
@@ -115,7 +115,7 @@ class Run:
             self._hold()
         if not known.exists():
             with replacing(known) as temporary:
-                settings = {**asdict(self.settings), MADE_FROM: self._made_from, USED: self._used}
+                settings = {**asdict(self.settings), MADE_FROM: self.made_from, USED: self._used}
                 temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return self.folder / name
 

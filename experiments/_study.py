@@ -127,7 +127,7 @@ class Study:
     def capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
         """Make the shards of one part of the store that are missing."""
         made = self.plan_capture(untrained=untrained, part=part)
-        made.check_room()  # before the folder is made
+        made.check_room()
         self.run.path(ACTIVATIONS, alone=False)
         made.run(progress=self.progress)
         return made
@@ -143,6 +143,7 @@ class Study:
             sites=self.sites,
             settings=replace(self.settings, untrained=untrained),
             part=part,
+            digests=self.run.made_from,
         )
 
     @cached_property

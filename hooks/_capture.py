@@ -132,6 +132,7 @@ class _Reader:
     def __init__(self, vlm: Vlm, acts: Activations, pool: str | None) -> None:
         self._vlm, self._wiring, self._acts, self._pool = vlm, vlm.wiring, acts, pool
         self._spans = [span for span in acts.spans or () if span != GENERATED]
+        self._selections: list[Selection] = []
         self._takings: dict[str, _Taking] = {}
         self._steps: dict[str, list[Tensor]] = {}
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from seamscope.activations import Schema, Shards, _export, _sinks, create_store, export_store, open_store
+from seamscope.activations import Schema, Shards, _sinks, _trust, create_store, export_store, open_store
 from seamscope.activations._sinks import safe_name
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
 
-from .making import export_within
+from .making import export_within, noise, same
 
 zarr = pytest.importorskip("zarr", reason="zarr 3.1 needs Python 3.11")
 
@@ -28,7 +28,6 @@ DTYPES = [
     *(torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.bool),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 ]
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 FORMS = ("safetensors", "zarr")
 SITE = "lm.0.resid_post"
 ODD = (
@@ -48,24 +47,6 @@ ODD = (
     "c:",
     "nul.",
 )
-
-
-def bits(tensor):
-    return tensor if tensor.dtype == torch.bool else tensor.contiguous().view(WORDS[tensor.element_size()])
-
-
-def same(one, other):
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
-
-
-def noise(dtype, shape, seed=0):
-    """Any bit pattern: NaN payloads, infinities, subnormals and -0.0 included."""
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) > 0.5
-    size = torch.empty(0, dtype=dtype).element_size()
-    word = torch.randint(0, 256, (*shape, size), generator=generator, dtype=torch.uint8)
-    return word.view(dtype).reshape(shape)
 
 
 def write(place, cells, condition="direct", table=None):
@@ -175,7 +156,7 @@ def test_blocks_that_end_anywhere_make_no_difference_and_bound_the_memory(tmp_pa
         blocks.append(block.nbytes)
         original(self, tensor, start, block)
 
-    monkeypatch.setattr(_export, "_STEP", 24)
+    monkeypatch.setattr(_trust, "STEP", 24)
     monkeypatch.setattr(getattr(_sinks, form.capitalize()), "write", spy)
     assert tree(export(shards, tmp_path / "small", form=form)) == whole
     assert max(blocks) == 24

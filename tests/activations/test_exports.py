@@ -4,6 +4,7 @@ import seamscope.activations as room
 def test_the_room_offers_exactly_its_public_names():
     assert set(room.__all__) == {
         "FORMAT_VERSION",
+        "SHARDS",
         "Background",
         "Schema",
         "Shards",
@@ -11,6 +12,7 @@ def test_the_room_offers_exactly_its_public_names():
         "StoreWriter",
         "create_store",
         "export_store",
+        "finished_shards",
         "fitting_rows_per_shard",
         "join_stores",
         "open_store",

@@ -376,7 +376,7 @@ def test_a_reader_while_a_writer_works(tmp_path, children):
     capture(tmp_path / "run.h5", (0, 2))
     writer = children.start(hold, tmp_path / "run.h5", (1, 2))
     writer.until("held")
-    with pytest.raises(StoreError, match=r"run.h5 is not finished, only 2 of its shards are: .* can be opened alone"):
+    with pytest.raises(StoreError, match=r"run.h5 is not finished, shards of it are \(2\): .* can be opened alone"):
         open_store(tmp_path / "run.h5")
     with open_store(tmp_path / "run.shards" / "00002.h5") as store:
         assert store.rows("direct")["id"].tolist() == ["item 6"]

@@ -172,7 +172,7 @@ class TestVerify:
         Path("a.shards/00002.h5").unlink()
         assert "a.shards/00002.h5 is missing, which holds 1 rows of direct" in refused("verify", "a.h5")
         capture("b.h5", only=1)
-        assert "b.h5 is not finished, only 1 of its shards are" in refused("verify", "b.h5")
+        assert "b.h5 is not finished, shards of it are (1)" in refused("verify", "b.h5")
 
 
 class TestInfo:

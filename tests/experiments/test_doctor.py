@@ -18,10 +18,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from seamscope.experiments import Settings, _cli, _doctor, tasks
-from seamscope.experiments._amounts import size_text, time_text
+from seamscope.experiments._amounts import ranges, size_text, time_text
 from seamscope.experiments._capture import Capture
 from seamscope.experiments._costs import Memory, captured_shapes, estimate, measure_memory
-from seamscope.experiments._doctor import Examination, _ranges, examine
+from seamscope.experiments._doctor import Examination, examine
 from seamscope.experiments._members import Members
 from seamscope.experiments._sample import sample_item
 from seamscope.experiments.organism import natural
@@ -78,7 +78,7 @@ class TestExamine:
             (line,) = (line for line in lines if line.startswith(f"  {form} ") and line.endswith(")"))
             assert line.endswith(f"({', '.join(map(str, shape))})")
         spans = [*found.spans.values(), *found.tokens.values()]
-        assert all(f"  {name}: {_ranges(sorted(where))}" in lines for each in spans for name, where in each.items())
+        assert all(f"  {name}: {ranges(sorted(where))}" in lines for each in spans for name, where in each.items())
         assert not any(word in found.text() for word in ("FAIL", "could not"))
 
     def test_spans_are_those_of_the_prompts(self, found: Examination) -> None:
@@ -311,9 +311,9 @@ class TestSample:
 
 class TestWords:
     def test_runs_of_positions(self) -> None:
-        assert _ranges([]) == ""
-        assert _ranges([3]) == "3"
-        assert _ranges([3, 4, 5, 9, 11, 12]) == "3-5, 9, 11-12"
+        assert ranges([]) == ""
+        assert ranges([3]) == "3"
+        assert ranges([3, 4, 5, 9, 11, 12]) == "3-5, 9, 11-12"
 
     @pytest.mark.parametrize(
         ("n", "told"),
