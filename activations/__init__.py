@@ -3,6 +3,7 @@
 from seamscope.activations._background import Background, to_host
 from seamscope.activations._export import export_store
 from seamscope.activations._join import join_stores
+from seamscope.activations._joined import is_whole
 from seamscope.activations._layout import FORMAT_VERSION, SHARDS, finished_shards
 from seamscope.activations._schema import Schema
 from seamscope.activations._shards import Shards, fitting_rows_per_shard, planned_rows_per_shard
@@ -21,6 +22,7 @@ __all__ = [
     "export_store",
     "finished_shards",
     "fitting_rows_per_shard",
+    "is_whole",
     "join_stores",
     "open_store",
     "planned_rows_per_shard",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -21,6 +20,7 @@ from seamscope.activations._columns import to_cells
 from seamscope.activations._file import as_store_error
 from seamscope.activations._joined import Shard
 from seamscope.activations._part import Part, reading
+from seamscope.activations._partial import new_folder
 from seamscope.activations._sinks import Columns, Index, Safetensors, Sink, Tensor, Zarr
 from seamscope.activations._store import Store
 from seamscope.hooks import SeamscopeError, SpanError, StoreError, choose, expand_sites
@@ -62,6 +62,8 @@ def export_store(
     names = _matching("condition", conditions, store.conditions, StoreError)
     with closing(Part(store.path)) as whole:
         tensors = _chosen(store, whole, names, sites, spans)
+        for part in _parts(whole, store.shards):
+            _check_held(part, tensors)
         tables = {name: _table(store, whole, name) for name in names}
         with _appearing(Path(path)) as folder:
             sink = make(folder, tensors)
@@ -146,6 +148,13 @@ def _stream(parts: Iterable[Part], tensors: Sequence[Tensor]) -> Iterator[tuple[
         raise StoreError(f"the store is damaged: its shards do not hold all of {short[0]!r}")
 
 
+def _check_held(part: Part, tensors: Sequence[Tensor]) -> None:
+    """Raise `StoreError` unless a file holds as much of every tensor as it says, before room is taken for it."""
+    for path in [tensor.path for tensor in tensors if tensor.path in part.entries]:
+        with reading(part.path):
+            part.dataset(path)
+
+
 def _check_fits(part: Part, tensor: Tensor, start: int) -> None:
     """Raise `StoreError` unless what a file has of a tensor is of its kind, and has room in it."""
     entry = part.entries[tensor.path]
@@ -177,17 +186,14 @@ def _appearing(final: Path) -> Iterator[Path]:
     with as_store_error(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.mkdir()
+            with new_folder(partial):
+                yield partial
+                os.rename(partial, final)
+        except BlockingIOError:
+            raise StoreError(f"another process exports to this place: it is writing {partial}") from None
         except FileExistsError:
-            raise StoreError(
-                f"{partial} stands there: another process exports to this place, or was ended early; in that case "
-                "delete it"
-            ) from None
-        try:
-            yield partial
-            os.rename(partial, final)
+            raise StoreError(f"{partial} was left by an export that was ended early; delete it") from None
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
             for folder in new:
                 with suppress(OSError):
                     folder.rmdir()

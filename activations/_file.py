@@ -114,7 +114,7 @@ class StoreFile:
             self._file.flush()
             size = self._file.id.get_filesize()
             self._file.close()
-            self._partial.cut(size)
+            self._partial.cut(size)  # and HDF5 may need less than it said
             if self._sealed:
                 self._partial.begin(seal_of(self._partial.path))
             if taken == "replace":

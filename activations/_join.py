@@ -21,6 +21,7 @@ from seamscope.hooks import StoreError
 
 # in what stores that are merged may differ: which items were asked for, as the prompts show, and how they were cut
 SELECTS_ITEMS: Final = ("n", "seed", "prompts", "rows", "rows_per_shard")
+_MOST: Final = 100_000  # shards that are looked for by name
 
 
 def join_stores(
@@ -127,7 +128,8 @@ class _Joining:
             for condition, got in self._counts[raw].items() if type(rows) is int else ():
                 if got != rows:
                     folder = self._paths[raw].parent
-                    raise StoreError(f"{folder} has {got} of {rows} rows of {condition}; the rest is missing")
+                    lost = _lost(folder, rows, schema.provenance.get("rows_per_shard"))
+                    raise StoreError(f"{folder} has {got} of {rows} rows of {condition}; {lost}")
 
     def _schema(self) -> Schema:
         """The schema of all; where other items were asked for, all that were."""
@@ -136,8 +138,19 @@ class _Joining:
         for name in SELECTS_ITEMS:
             values = [schema.provenance.get(name) for schema in self._schemas.values()]
             unlike = [value for k, value in enumerate(values) if value not in values[:k]]
-            merged |= {name: unlike} if len(unlike) > 1 else {}
+            added_up = name in ("n", "rows") and len(values) > 1 and values[0] is not None
+            merged |= {name: values} if added_up else {name: unlike} if len(unlike) > 1 else {}
         return dataclasses.replace(first, provenance={**first.provenance, **merged})
+
+
+def _lost(folder: Path, rows: int, rows_per_shard: Any) -> str:
+    """Which shards a folder lacks, by the names that they have where they were made."""
+    if type(rows_per_shard) is not int or rows_per_shard < 1 or rows // rows_per_shard > _MOST:
+        return "the rest is missing"
+    names = [f"{number:05d}.h5" for number in range(-(-rows // rows_per_shard))]
+    lost = [name for name in names if not (folder / name).is_file()]
+    told = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+    return f"missing: {told}" if lost else "the rest is missing"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -13,7 +14,7 @@ from seamscope.activations._part import Part, reading
 from seamscope.activations._virtual import Contents, shown
 from seamscope.hooks import StoreError
 
-_AGAIN: Final = "delete it and the file that joins it, and the same capture makes what is missing"
+_AGAIN: Final = "and the same capture makes it again"
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,12 @@ class Shard:
     def check(self) -> None:
         """Raise `StoreError` unless a file of that size is there: HDF5 would give zeros in place of a lost one."""
         if not os.path.isfile(self.path):
-            raise StoreError(f"{self.path} is missing, which holds {_counted(self.rows)} of the store; {_AGAIN}")
+            told = f"which holds {_counted(self.rows)} of the store"
+            raise StoreError(f"{self.path} is missing, {told}; bring it back, or repeat the capture")
         found = self.path.stat().st_size
         if found != self.bytes:
             told = f"it has {found} bytes, and had {self.bytes} when it was joined"
-            raise StoreError(f"{self.path} is damaged: {told}; {_AGAIN}")
+            raise StoreError(f"{self.path} is damaged: {told}; delete it, {_AGAIN}")
 
     def open(self) -> Part:
         """Open the file; `StoreError` if it is another than the one that was joined."""
@@ -50,8 +52,24 @@ class Shard:
         return part
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a store is there with all of its shards; what is wrong with them is told when it is opened."""
+    if not path.exists():
+        return False
+    with closing(Part(path)) as part:
+        return all(shard.path.is_file() for shard in _told(part))
+
+
 def shards_of(part: Part) -> tuple[Shard, ...]:
     """The shards that a file joins, after all were found to be there."""
+    shards = _told(part)
+    for shard in shards:
+        shard.check()
+    return shards
+
+
+def _told(part: Part) -> tuple[Shard, ...]:
+    """The shards that a file says it joins, where they should be."""
     found = part.manifest.get("shards", [])
     with reading(part.path):
         if not isinstance(found, list):
@@ -63,8 +81,6 @@ def shards_of(part: Part) -> tuple[Shard, ...]:
         counts = {condition: part.n_rows(condition) for condition in part.columns}
         if shards and counts != {name: sum(each.rows.get(name, 0) for each in shards) for name in counts}:
             raise StoreError("has another number of rows than its shards together")
-    for shard in shards:
-        shard.check()
     return shards
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -48,8 +50,8 @@ class Partial:
             os.posix_fallocate(self._number, 0, size)
 
     def cut(self, size: int) -> None:
-        """Give back what is beyond `size` bytes."""
-        os.ftruncate(self._number, size)
+        """Give back what is beyond `size` bytes, if there is anything."""
+        os.ftruncate(self._number, min(size, os.fstat(self._number).st_size))
 
     def begin(self, content: bytes) -> None:
         """Write over the beginning."""
@@ -94,3 +96,38 @@ class Partial:
         finally:
             os.close(self._number)
             self._number = -1
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """A new folder that this process writes into; nothing is left of it if the block fails.
+
+    Raises:
+        BlockingIOError: if another process writes into it.
+        FileExistsError: if it was left by a process that was killed.
+    """
+    try:
+        path.mkdir()
+    except FileExistsError:
+        os.close(_locked_folder(path))
+        raise
+    number = _locked_folder(path)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        os.close(number)
+
+
+def _locked_folder(path: Path) -> int:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return number

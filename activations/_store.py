@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
@@ -120,6 +122,23 @@ class Store:
             values, lengths = self._tokens(condition, (site, span), form, unique)
         ragged = Ragged(to_tensor(values, form.dtype), torch.from_numpy(lengths))
         return ragged if np.array_equal(unique, wanted) else ragged[torch.from_numpy(order)]
+
+    def stream(self, site: str, span: str, condition: str, *, nbytes: int = 2**27) -> Iterator[tuple[slice, Ragged]]:
+        """Activations of one cell, some rows at a time: which rows, and their tokens, of about so many bytes.
+
+        Raises what `read` raises.
+        """
+        form = self._form(condition, (site, span))
+        token = np.dtype(layout.FILE_DTYPES[form.dtype]).itemsize * prod(form.feature)
+        lengths = np.concatenate([each.lengths for each in self._plan(condition, (site, span), self._all(condition))])
+        block = np.cumsum(lengths * token) // nbytes
+        bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(lengths)]
+        for start, stop in pairwise(bounds):
+            rows = slice(start, stop)
+            yield rows, self.read(site, span, condition, rows)
+
+    def _all(self, condition: str) -> Numbers:
+        return np.arange(self.n_rows(condition))
 
     def _tokens(self, condition: str, key: Key, form: Form, unique: Numbers) -> tuple[NDArray[Any], Numbers]:
         """Values and lengths of rows, which are ascending numbers."""

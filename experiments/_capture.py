@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SAMPLE: Final = 8  # rows that are run to tell what a row takes
 TO_SPARE: Final = 1.02  # the joined file takes this much more than the shards
 DATASET_BYTES: Final = 600  # what a dataset takes beside its data
+DATASET_ROOM: Final = 5000  # what is kept free for it while its file is being written, names included
 
 Key = tuple[str, str]
 
@@ -44,7 +45,8 @@ Key = tuple[str, str]
 class Forecast:
     """What a capture is going to take: `rows` under each condition, `bytes` and `free` on the disk, `seconds`.
 
-    What is finished already is not counted in `bytes` and `seconds`, which is None where nothing was timed.
+    What is finished already is not counted in `bytes` and `seconds`, which is None where nothing was timed. A file
+    takes `beside` more while it is being written.
     """
 
     rows: int
@@ -52,14 +54,16 @@ class Forecast:
     rows_per_shard: int
     finished: int
     bytes: int
+    beside: int
     free: int
     seconds: float | None = None
 
     def check(self, folder: Path) -> None:
         """Refuse a capture that the disk cannot hold."""
-        if self.bytes > self.free:
+        if self.bytes + self.beside > self.free:
+            needed, free = size_text(self.bytes + self.beside), size_text(self.free)
             raise RunError(
-                f"the store needs {size_text(self.bytes)}, and the disk of {folder} has {size_text(self.free)} free; "
+                f"the store needs {needed}, and the disk of {folder} has {free} free; "
                 "take fewer sites, spans or items, pool spans, or choose another --out"
             )
 
@@ -150,6 +154,7 @@ class Capture:
             rows_per_shard=len(self._shards.rows_of(0)),
             finished=len(self._shards.finished()),
             bytes=int(rows * self._row_bytes * TO_SPARE + len(missing) * self._datasets * DATASET_BYTES),
+            beside=self._datasets * DATASET_ROOM if missing else 0,
             free=shutil.disk_usage(place).free,
             seconds=rows * self._seconds() if timed else None,
         )

@@ -56,10 +56,12 @@ def part_of(text: str) -> tuple[int, int]:
     """Which part of how many a process makes: `i/n`, or what its environment says."""
     if text == AUTO:
         for number, count, first in RANKS:
-            if number in os.environ and count in os.environ:
+            if number in os.environ and count not in os.environ:
+                raise RunError(f"--shard auto: the environment has {number}, but no {count}; say --shard i/n")
+            if number in os.environ:
                 return _checked(_number(number) - (_number(first) if first else 0), _number(count), text)
         return 0, 1
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None:
         raise RunError(f"--shard is {text!r}; expected i/n, such as 0/4, or auto")
     return _checked(int(match[1]), int(match[2]), text)
@@ -67,7 +69,8 @@ def part_of(text: str) -> tuple[int, int]:
 
 def _checked(number: int, count: int, text: str) -> tuple[int, int]:
     if not 0 <= number < count:
-        raise RunError(f"--shard {text}: part {number} of {count} does not exist; parts are counted from 0")
+        gaps = "; an array must be numbered without gaps" if text == AUTO else ""
+        raise RunError(f"--shard {text}: part {number} of {count} does not exist; parts are counted from 0{gaps}")
     return number, count
 
 
@@ -101,7 +104,8 @@ def run(study: Study, *, part: tuple[int, int], dry_run: bool, as_json: bool) ->
     if as_json:
         return o.emit(found)
     shards = f"{count_text(found['shards'], 'shard')}, {size_text(found['bytes'])}"
-    o.show(f"{found['store']}: {rows} rows, {shards}, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
+    counts = ", ".join(f"{count:,} {condition}" for condition, count in rows.items())
+    o.show(f"{found['store']}: {counts} rows, {shards}, {len(found['sites'])} sites, spans {', '.join(found['spans'])}")
 
 
 def check_together(*, submit: str | None, jobs: int | None, slurm: list[str] | None, dry_run: bool, shard: str) -> None:

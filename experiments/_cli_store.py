@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from seamscope.activations import SHARDS, Store, export_store, finished_shards, join_stores, open_store
+from seamscope.activations import SHARDS, Store, export_store, finished_shards, is_whole, join_stores, open_store
 from seamscope.hooks import StoreError
 
 from . import _options as o
@@ -139,7 +139,7 @@ def _existing(file: Path) -> Path:
 def describe(file: Path) -> dict[str, Any]:
     """What a store holds; if it is not finished, what its first shard does, and how many of them there are."""
     finished = list(finished_shards(file).values())
-    if file.exists() or not finished:
+    if not finished or is_whole(file):
         with open_store(file) as store:
             shards = [{"file": each.path, "bytes": each.bytes, "rows": each.rows} for each in store.shards]
             return {"store": file, "finished": True, **_described(store), "shards": shards}
@@ -240,7 +240,14 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)}: {', '.join(collapsed(names))}"
 
 
+def _plain(value: Any) -> str:
+    """A value as text; of several stores that were joined, one after another."""
+    if not isinstance(value, list):
+        return str(value)
+    return "+".join(map(str, value)) if all(isinstance(each, int) for each in value) else " " * (_LONGEST + 1)
+
+
 def _pairs(content: Mapping[str, Any], said: Sequence[str] = ()) -> str:
     """What has a short value, as text, but for what was said before."""
-    plain = {name: str(value) for name, value in content.items() if not isinstance(value, dict | list)}
+    plain = {name: _plain(value) for name, value in content.items() if not isinstance(value, dict)}
     return ", ".join(f"{name} {text}" for name, text in plain.items() if name not in said and len(text) <= _LONGEST)

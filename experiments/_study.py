@@ -12,7 +12,7 @@ from typing import Final
 
 import pandas as pd
 
-from seamscope.activations import Store, open_store
+from seamscope.activations import Store, is_whole, open_store
 from seamscope.hooks import RunError, Vlm, load_vlm
 
 from . import tasks
@@ -122,7 +122,7 @@ class Study:
 
     def has_store(self, *, untrained: bool = False) -> bool:
         """Whether all shards of the store are finished and joined."""
-        return self.run.has(UNTRAINED if untrained else ACTIVATIONS)
+        return is_whole(self.run.folder / (UNTRAINED if untrained else ACTIVATIONS))
 
     def capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
         """Make the shards of one part of the store that are missing."""

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from seamscope.activations import Schema, Shards, _sinks, _trust, create_store, export_store, open_store
+from seamscope.activations._partial import new_folder
 from seamscope.activations._sinks import safe_name
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
 
@@ -283,7 +284,11 @@ def test_what_stands_there_is_left_alone(tmp_path, shards, form):
     assert "exists already" in refusal(shards, out.parent / "file", form=form)
     assert "cannot be written" in refusal(shards, out.parent / "file" / "below", form=form)
     (out.parent / "other.partial").mkdir()
-    assert "other.partial stands there" in refusal(shards, out.parent / "other", form=form)
+    (out.parent / "other.partial" / "mine").touch()
+    assert "was left by an export that was ended early" in refusal(shards, out.parent / "other", form=form)
+    assert (out.parent / "other.partial" / "mine").exists()
+    with new_folder(out.parent / "busy.partial"):
+        assert "another process exports to this place" in refusal(shards, out.parent / "busy", form=form)
     (out.parent / "link").symlink_to("nowhere")
     assert "exists already" in refusal(shards, out.parent / "link", form=form)
 
@@ -322,6 +327,23 @@ def test_a_file_that_tells_of_more_or_less_than_its_shards_hold(tmp_path, shards
 
     reseal(shards, lie)
     assert told in refusal(shards, tmp_path / "out", form=form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_room_is_taken_for_what_a_file_only_says_it_holds(tmp_path, monkeypatch, form):
+    place, name = tmp_path / "s.h5", f"conditions/direct/acts/{SITE}/last/values"
+    write(place, {(SITE, "last"): Ragged(torch.ones(2, 4), torch.tensor([1, 1]))})
+
+    def lie(opened, manifest):
+        del opened[name]
+        opened.create_dataset(name, (10**7, 4), "<f4").attrs["dtype"] = np.bytes_("float32")
+        manifest["datasets"][f"/{name}"]["shape"] = [10**7, 4]
+
+    reseal(place, lie)
+    taken = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *size: taken.append(size))
+    assert "declares the shape (10000000, 4) but holds fewer bytes" in refusal(place, tmp_path / "out", form=form)
+    assert not taken
 
 
 def test_lengths_and_truth_values_that_cannot_be(tmp_path):

@@ -14,6 +14,7 @@ def test_the_room_offers_exactly_its_public_names():
         "export_store",
         "finished_shards",
         "fitting_rows_per_shard",
+        "is_whole",
         "join_stores",
         "open_store",
         "planned_rows_per_shard",

@@ -28,9 +28,9 @@ def page():
     return scope
 
 
-def run(path):
+def run(path, span="last"):
     scope = {"path": path}
-    exec(compile(code(), "store_format.md", "exec"), scope)
+    exec(compile(code().replace("/last", f"/{span}"), "store_format.md", "exec"), scope)
     return scope
 
 
@@ -51,13 +51,13 @@ def test_the_page_reads_a_store_with_h5py_alone(path, rows, acts, kind):
     assert scope["table"]["var:card.0.rank"] == ["K", None, "Ace"]
     assert scope["table"]["var:sum"] == [3, 4, 5]
     assert set(scope["table"]) == set(rows)
-    expected = acts["lm.0.resid_post", "image"].split()[1].float().numpy()
+    expected = acts["lm.0.resid_post", "last"].split()[1].float().numpy()
     np.testing.assert_array_equal(scope["second"], expected)
 
 
 def test_it_reads_what_open_store_reads(joined):
     """Variable and fixed token counts, bfloat16, rows and shards that lack a span, and text that is missing."""
-    scope = run(joined)
+    scope = run(joined, span="image")
     with open_store(joined) as store, h5py.File(joined) as file:
         for condition in store.conditions:
             group = file["conditions"][condition]

@@ -218,16 +218,15 @@ class TestResume:
         with open_store(path) as store:
             assert [each["batch_size"] for each in store.made_with] == [4, 2]
 
-    def test_a_shard_that_was_lost_after_the_join_is_told_and_made_again(self, here: Path) -> None:
+    def test_a_shard_that_was_lost_after_the_join_is_made_again_alone(self, here: Path) -> None:
         asked = (*TINY, "--rows-per-shard", "4", "--out", "run")
         command(*asked)
-        before = files(Path("run/activations.h5"))
+        before, other = files(Path("run/activations.h5")), Path("run/activations.shards/00000.h5")
         Path("run/activations.shards/00001.h5").unlink()
-        error = command(*asked, code=2)
-        assert "delete it and the file that joins it" in error
-        Path("run/activations.h5").unlink()
+        kept = other.stat().st_mtime_ns
         command(*asked)
         assert files(Path("run/activations.h5")) == before
+        assert other.stat().st_mtime_ns == kept
 
     def test_an_error_in_the_middle_leaves_whole_shards_only(self, vlm: Vlm, tmp_path: Path, monkeypatch: Any) -> None:
         path, forward, calls = tmp_path / "store.h5", Vlm.forward, []
@@ -355,7 +354,16 @@ class TestPart:
             monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
         assert part_of("auto") == (2, 4)
 
+    def test_in_a_slurm_array_with_gaps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"ID": "6", "COUNT": "4", "MIN": "0"}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+        with pytest.raises(RunError, match=r"part 6 of 4 does not exist.* numbered without gaps"):
+            part_of("auto")
+
     def test_nonsense_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RANK", "1")
+        with pytest.raises(RunError, match="has RANK, but no WORLD_SIZE"):
+            part_of("auto")
         monkeypatch.setenv("RANK", "x")
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(RunError, match="RANK is 'x', which is no number"):

@@ -171,6 +171,7 @@ class TestVerify:
         capture("a.h5")
         Path("a.shards/00002.h5").unlink()
         assert "a.shards/00002.h5 is missing, which holds 1 rows of direct" in refused("verify", "a.h5")
+        assert "missing: 00002.h5" in refused("merge", "a.shards", "--out", "c.h5")
         capture("b.h5", only=1)
         assert "b.h5 is not finished, shards of it are (1)" in refused("verify", "b.h5")
 
@@ -190,6 +191,17 @@ class TestInfo:
         assert found["types"] == ["float32", "bfloat16"]
         assert found["made_with"] == [{"device": "cpu", "batch_size": 2}]
         assert [each["rows"]["direct"] for each in found["shards"]] == [2, 2, 1]  # type: ignore[attr-defined]
+
+    def test_a_shard_that_was_lost_is_counted(self) -> None:
+        capture("a.h5")
+        Path("a.shards/00001.h5").unlink()
+        assert "not finished  2 of 3 shards are there" in succeed("info", "a.h5")
+
+    def test_of_stores_of_other_items_both_numbers_are_told(self) -> None:
+        capture("a.h5", seed=0)
+        capture("b.h5", seed=1)
+        succeed("merge", "a.h5", "b.h5", "--out", "c.h5")
+        assert "seed 0+1, n 5+5, rows 5+5" in succeed("info", "c.h5")
 
     def test_it_is_short_for_a_reader(self) -> None:
         capture("a.h5", prompts={"direct": "x" * 1000}, note="y" * 1000)
