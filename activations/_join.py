@@ -143,7 +143,7 @@ class _Joining:
         return dataclasses.replace(first, provenance={**first.provenance, **merged})
 
 
-def _lost(folder: Path, rows: int, rows_per_shard: Any) -> str:
+def _lost(folder: Path, rows: Any, rows_per_shard: Any) -> str:
     """Which shards a folder lacks, by the names that they have where they were made."""
     if type(rows_per_shard) is not int or rows_per_shard < 1 or rows // rows_per_shard > _MOST:
         return "the rest is missing"

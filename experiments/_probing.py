@@ -49,7 +49,7 @@ def study_grid(store: Store, *, seed: int) -> pd.DataFrame:
         objects = [t for t in targets if (k := object_of(t)) is not None and own.format(k=k) in held]
         for names, at in ((objects, [own]), (targets, [s for s in READING if s in held])):
             if names and at:
-                parts.append(probe_grid(store, names, spans=at, conditions=[condition], folds=FOLDS, seed=seed))
+                parts.append(probe_grid(store, names, spans=at, conditions=[condition], folds=FOLDS, seed=seed, workers=2))
     if not parts:
         raise RunError("there is nothing to probe: no captured span belongs to a variable of the task")
     return pd.concat(parts, ignore_index=True)

@@ -8,19 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from tqdm import tqdm
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
-from seamscope.probes._cell import Cell, Record
-from seamscope.probes._labels import grouped_folds, make_labels
+from seamscope.probes._cell import Cell, Prober, Record
+from seamscope.probes._choice import STRENGTHS
+from seamscope.probes._folds import grouped_folds, groups_of
+from seamscope.probes._kinds import kind_of
+from seamscope.probes._labels import make_labels
 from seamscope.probes._plan import Planned, plan_cells
 
-PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct")
+PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct", "blind", "bits", "control_bits")
 _COLUMNS = (
     *("site", "layer", "stack", "span", "condition", "target", "fold"),
-    *("accuracy", "control_accuracy", "shuffled_accuracy", "chance"),
-    *("n_train", "n_test", "n_classes", "n_dropped", "starved", "converged"),
+    *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C"),
+    *("n_train", "n_test", "n_classes", "n_dropped", "starved", "copies", "converged"),
+    *("curve_rows", "curve", "gain", "gain_low", "gain_high"),
     *PER_ITEM,
 )
 
@@ -33,17 +37,23 @@ def probe_grid(
     spans: str | Sequence[str] | None = None,
     conditions: str | Sequence[str] | None = None,
     pool: str = "mean",
+    kind: str = "logistic",
     folds: int = 5,
     seed: int = 0,
     control: bool = True,
     shuffled: bool = True,
-    C: float = 1.0,
+    code: bool = True,
+    C: float | Sequence[float] = STRENGTHS,
+    device: str = "cpu",
     workers: int = 1,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Fit linear probes across a store and score them on items they were not fitted on.
 
-    Rows with the same `group` (an item and its counterfactual partner) are never on both sides of a split,
-    and a group is in the same fold in every condition. A class that only test items have counts as wrong.
+    Rows with the same `group` (an item and its counterfactual partner), or with the same picture, are never on both
+    sides of a split, and a group is in the same fold in every condition. A class that only test items have counts as
+    wrong. Of several strengths the one is taken that does best in folds inside the training rows; control and shuffled
+    labels are fitted with the same one.
 
     Args:
         store: an open store whose rows have a `group`.
@@ -53,56 +63,75 @@ def probe_grid(
             (`card.0.rank`: `image.object.0`). None: all.
         conditions: names; None: all.
         pool: how a row's tokens become one vector, `mean` or `last`. Rows without tokens are left out.
+        kind: `logistic`, `ridge` (classification), or `regression` (ridge, of numbers; then accuracies are R^2).
         folds: number of folds.
         seed: of folds, control labels and shuffles; the same labels are used at every site.
         control: also fit the control task of Hewitt & Liang (1909.03368), whose types are the column
             `type:<target>`.
         shuffled: also fit shuffled labels, which must come out at chance.
-        C: inverse strength of the penalty.
-        workers: cells fitted side by side, each in one thread; more than one pays for large activations only.
+        code: also measure the online description length of the labels, and of those of the control task (Voita &
+            Titov 2003.12298), and a learning curve; for `logistic` and `ridge`.
+        C: inverse strengths of the penalty to choose from, or one.
+        device: where the fits run, `cpu` or `cuda`.
+        workers: cells fitted side by side, each in one thread.
+        progress: show a progress bar.
 
     Returns:
         One row per site, span, condition, target and fold: `accuracy`, `control_accuracy` and
-        `shuffled_accuracy` on the test rows; `chance`, the share of the commonest class in training;
-        `n_train, n_test, n_classes`; `n_dropped`, labelled rows of the condition without tokens; `starved`,
-        fewer than five training rows per class; `converged`, of all fits in the row. The columns `PER_ITEM`
-        hold one array each: test rows as positions in `store.rows(condition)`, their groups, and which were
-        right. `summarise` pools the folds.
+        `shuffled_accuracy` on the test rows; `chance`, the share of the commonest class in training, and `uniform`,
+        one of the number of classes; `C`, the strength that was chosen; `n_train, n_test, n_classes`; `n_dropped`,
+        labelled rows of the condition without tokens; `starved`, fewer than five training rows per class; `copies`,
+        the share of test rows with a near copy in training; `converged`, of all fits in the row. The same in all
+        folds: `curve`, accuracy on the later half of the rows after fitting `curve_rows` of the earlier, and the
+        `gain` of their last doubling with its interval. The columns `PER_ITEM` hold one array each: test rows as
+        positions in `store.rows(condition)`, their groups, scores of real, control and shuffled labels, whether the
+        commonest class is right, and the bits that real and control labels take. `summarise` pools the folds.
 
     Raises:
-        StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, or too few groups.
+        StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or
+            too few groups.
     """
+    how = Prober(kind=kind_of(kind), strengths=_strengths(C), code=code, seed=seed)
     plan = plan_cells(store, targets=_listed(target), sites=sites, spans=spans, conditions=conditions)
-    rows = {cell.condition: store.rows(cell.condition) for cell in plan}
-    groups = {condition: _groups(condition, table) for condition, table in rows.items()}
+    rows = {condition: store.rows(condition) for condition in dict.fromkeys(cell.condition for cell in plan)}
+    groups = groups_of(rows)
     fold_of = grouped_folds(np.concatenate(list(groups.values())).tolist(), folds, seed)
+    numbers = not how.kind.classifies
+    own = {condition: table.assign(group=groups[condition]) for condition, table in rows.items()}
     labels = {
-        (condition, name): make_labels(rows[condition], name, control=control, shuffled=shuffled, seed=seed)
+        (condition, name): make_labels(
+            own[condition], name, control=control, shuffled=shuffled, seed=seed, numbers=numbers
+        )
         for condition, name in dict.fromkeys((cell.condition, name) for cell in plan for name in cell.targets)
     }
 
-    def fit(cell: Planned) -> list[Record]:
-        acts = store.read(cell.site, cell.span, cell.condition)
-        pooled = Cell.pooled(cell.site, cell.span, cell.condition, acts, pool)
-        own = groups[cell.condition]
+    def fit(planned: Planned) -> list[Record]:
+        own = groups[planned.condition]
         in_fold = np.array([fold_of[name] for name in own], dtype=np.int64)
-        return pooled.fit([labels[cell.condition, name] for name in cell.targets], in_fold, own, C)
+        cell = Cell.read(store, planned.site, planned.span, planned.condition, pool=pool, device=device)
+        return list(how.fit(cell, [labels[planned.condition, name] for name in planned.targets], in_fold, own))
 
-    records = _in_threads(fit, plan, workers)
+    records = _in_threads(fit, plan, workers, progress)
     return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
+
+
+def _strengths(C: float | Sequence[float]) -> tuple[float, ...]:
+    found = tuple(C) if isinstance(C, Sequence) else (C,)
+    if not found or not all(0 < each < float("inf") for each in found):
+        raise StoreError(f"C is {C!r}; expected positive numbers, the inverse strengths of the penalty")
+    return found
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _groups(condition: str, rows: pd.DataFrame) -> NDArray[np.object_]:
-    if "group" not in rows or rows["group"].isna().any():
-        raise StoreError(f"every row under {condition!r} needs a 'group': partners that must share a fold")
-    return rows["group"].astype(str).to_numpy(dtype=object)
-
-
-def _in_threads(fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int) -> list[Record]:
+def _in_threads(
+    fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int, progress: bool
+) -> list[Record]:
     """Fit the cells with one thread of torch each: on small cells more of them cost time, beside other work much."""
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return [record for records in pool.map(fit, plan) for record in records]
+    with (
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        tqdm(pool.map(fit, plan), total=len(plan), desc="probes", unit="cell", disable=not progress) as found,
+    ):
+        return [record for records in found for record in records]

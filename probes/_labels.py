@@ -1,10 +1,10 @@
-"""What a probe is to predict: the labels of a target, their control, their shuffle, and the folds."""
+"""What a probe is to predict: the labels of a target, their control, and their shuffle."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,85 +14,115 @@ from seamscope.hooks import StoreError, choose
 
 Codes = NDArray[np.int64]
 
-_TRIES = 100  # draws of a control labelling with more than one label
+PREFIXES = {"real": "", "control": "control_", "shuffled": "shuffled_"}  # of a table's columns, by kind of labels
+MOST_ALONE = 0.5  # share of classes that may be in one group only
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Class codes of one target in one condition, (rows,) each; -1 where a row has no label.
+    """What is to be predicted of one target in one condition: class codes or numbers, (rows,) each.
 
     Attributes:
         target: name of the variable.
-        problems: codes by kind: `real`, and `control` and `shuffled` where they were asked for.
+        problems: by kind: `real`, and `control` and `shuffled` where they were asked for.
+        labelled: which rows have a label; others have code -1, or no number.
     """
 
     target: str
-    problems: dict[str, Codes]
-
-    @property
-    def labelled(self) -> NDArray[np.bool_]:
-        """Which rows have a label."""
-        return self.problems["real"] >= 0
+    problems: dict[str, NDArray[Any]]
+    labelled: NDArray[np.bool_]
 
 
-def make_labels(rows: pd.DataFrame, target: str, *, control: bool, shuffled: bool, seed: int) -> Labels:
-    """Read the column `var:<target>`, and the column `type:<target>` for the control.
+def make_labels(
+    rows: pd.DataFrame, target: str, *, control: bool, shuffled: bool, seed: int, numbers: bool = False
+) -> Labels:
+    """Read the column `var:<target>`, as classes or as numbers, and the column `type:<target>` for the control.
 
     Raises:
-        StoreError: if a column is missing, or the target has fewer than two classes.
+        StoreError: if a column is missing, or the target has fewer than two classes, or so many that most of them
+            are in one group only and can never be both learned and tested; or is no number where numbers are meant.
     """
-    real = _codes(_column(rows, "var:", target))
-    if real.max(initial=-1) < 1:
-        raise StoreError(f"target {target!r} has {real.max(initial=-1) + 1} classes; a probe needs at least 2")
+    column = _column(rows, "var:", target)
+    real = _numbers(column, target) if numbers else _codes(column)
+    labelled = np.isfinite(real) if numbers else real >= 0
+    _check(target, real[labelled], rows["group"][labelled] if "group" in rows else None, numbers=numbers)
     problems = {"real": real}
     if control:
         types = _codes(_column(rows, "type:", target))
-        problems["control"] = control_labels(real, types, np.random.default_rng(_seeds(seed, target, 1)))
+        rng = np.random.default_rng(_seeds(seed, target, 1))
+        problems["control"] = control_labels(real, types, rng, labelled=labelled)
     if shuffled:
-        problems["shuffled"] = shuffled_labels(real, np.random.default_rng(_seeds(seed, target, 2)))
-    return Labels(target=target, problems=problems)
+        rng = np.random.default_rng(_seeds(seed, target, 2))
+        problems["shuffled"] = shuffled_labels(real, rng, labelled=labelled)
+    return Labels(target=target, problems=problems, labelled=labelled)
 
 
-def control_labels(real: Codes, types: Codes, rng: np.random.Generator) -> Codes:
-    """One random label for each control type, drawn with the frequencies of the real labels.
+def _check(target: str, labels: NDArray[Any], groups: pd.Series[Any] | None, *, numbers: bool) -> None:
+    distinct, codes = np.unique(labels, return_inverse=True)
+    if len(distinct) < 2:
+        what = "different numbers" if numbers else "classes"
+        raise StoreError(f"target {target!r} has {len(distinct)} {what}; a probe needs at least 2")
+    if numbers or groups is None:
+        return
+    held = pd.Series(groups.to_numpy()).groupby(codes).nunique()
+    if (held < 2).mean() > MOST_ALONE:
+        alone = int((held < 2).sum())
+        raise StoreError(
+            f"target {target!r} has {len(distinct)} classes, {alone} of them in one group only: what is held out was "
+            "never learned; probe a coarser variable, or store more items"
+        )
 
-    Section 2 of Hewitt & Liang 2019 (1909.03368): nothing but memory of the types can predict such labels.
-    Rows without a label keep none; those without a type are their own type.
+
+def control_labels(
+    real: NDArray[Any], types: Codes, rng: np.random.Generator, *, labelled: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """One random label for each control type; the labels are about as frequent as the real ones.
+
+    Section 2 of Hewitt & Liang 2019 (1909.03368): nothing but memory of the types can predict such labels. There each
+    type draws its label; with few types that makes one label commoner than any real one, and the control easier to
+    guess than the task. So the types, in random order, are dealt out in the real shares here. Rows without a label
+    keep none; those without a type are their own type.
     """
-    pool = real[real >= 0]
-    own_type = np.where(types >= 0, types, types.max(initial=-1) + 1 + np.arange(len(types)))
-    kinds, code = np.unique(own_type, return_inverse=True)
-    for _ in range(_TRIES):
-        drawn = np.where(real >= 0, rng.choice(pool, size=len(kinds))[code], -1)
-        if len(np.unique(drawn[real >= 0])) > 1:
-            break
+    labelled = real >= 0 if labelled is None else labelled
+    pool = np.sort(real[labelled])
+    own_type = np.where(types >= 0, types, types.max(initial=-1) + 1 + np.arange(len(types)))[labelled]
+    code = np.unique(own_type, return_inverse=True)[1]
+    sizes = np.bincount(code)
+    order = rng.permutation(len(sizes))
+    middle = np.cumsum(sizes[order]) - sizes[order] / 2
+    dealt = np.empty(len(sizes), real.dtype)
+    dealt[order] = pool[middle.astype(np.int64)]
+    if len(sizes) > 1 and len(np.unique(dealt)) == 1:  # a label that is too rare for any type
+        dealt[order[0]] = rng.choice(pool[pool != dealt[0]])
+    drawn = real.copy()
+    drawn[labelled] = dealt[code]
     return drawn
 
 
-def shuffled_labels(real: Codes, rng: np.random.Generator) -> Codes:
+def shuffled_labels(
+    real: NDArray[Any], rng: np.random.Generator, *, labelled: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
     """The same labels on other rows: no probe should beat chance on them."""
+    labelled = real >= 0 if labelled is None else labelled
     shuffled = real.copy()
-    shuffled[real >= 0] = rng.permutation(real[real >= 0])
+    shuffled[labelled] = rng.permutation(real[labelled])
     return shuffled
-
-
-def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> dict[str, int]:
-    """The fold of each group: groups in random order are dealt out one by one.
-
-    Raises:
-        StoreError: with fewer groups than folds.
-    """
-    names = sorted(set(groups))
-    if not 2 <= folds <= len(names):
-        raise StoreError(f"cannot make {folds} folds of {len(names)} groups; give between 2 and {len(names)}")
-    order = np.random.default_rng(seed).permutation(len(names))
-    return {names[index]: place % folds for place, index in enumerate(order)}
 
 
 def _column(rows: pd.DataFrame, prefix: str, target: str) -> pd.Series[str]:
     known = [str(name).removeprefix(prefix) for name in rows.columns if str(name).startswith(prefix)]
     what = "target" if prefix == "var:" else "control type (give control=False to go without) of target"
     return rows[prefix + choose(what, target, known, StoreError)]
+
+
+def _numbers(column: pd.Series[str], target: str) -> NDArray[np.float64]:
+    """The column as numbers, NaN where missing."""
+    found = pd.to_numeric(column.where(column != ""), errors="coerce")
+    wrong = column[found.isna() & column.notna() & (column != "")]
+    if len(wrong) or not np.isfinite(found.dropna()).all():
+        told = f"{wrong.iloc[0]!r} is none" if len(wrong) else "some are not finite"
+        raise StoreError(f"target {target!r} is to be predicted as a number, but {told}")
+    return found.to_numpy(dtype=np.float64)
 
 
 def _codes(column: pd.Series[str]) -> Codes:

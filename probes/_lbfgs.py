@@ -1,101 +1,171 @@
-"""L-BFGS for many problems side by side, each with its own steps (Nocedal & Wright, algorithm 7.4).
+"""L-BFGS for many problems side by side, each with its own steps; those that have arrived are taken out.
 
-The preconditioner is the diagonal of the Hessian, and the line search needs no further matrix product, because
-logits are linear in the weights.
+The matrix that stands for the inverse Hessian is kept in its compact form (Byrd, Nocedal & Schnabel 1994; Nocedal &
+Wright, theorem 7.4), so that a direction costs two passes over the history. It starts from the diagonal of the Hessian,
+renewed every few steps. The line search needs no further matrix product, because logits are linear in the weights.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seamscope.probes._objective import Problems
+from seamscope.probes._objective import Problems, gap
 
-_MEMORY = 5  # pairs of steps and gradient changes that are kept
-_ARMIJO = 1e-4  # share of the promised decrease that a step must give
-_CUTS = 30  # of a step, before a line search gives up
-_FLAT = 1e-13  # relative change of the objective that float64 cannot tell from none
-
-Pair = tuple[Tensor, Tensor, Tensor]
-
-
-def minimise(problems: Problems, rtol: float, max_iter: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights, whether the gap is within `rtol` of the objective, iterations, and objective of each problem."""
-    W = torch.zeros(problems.Z.shape[1], *problems.absent.shape).to(problems.Z)
-    logits = problems.logits(W)
-    f, p = problems.value(W, logits)
-    grad = problems.gradient(W, p)
-    n_iter = torch.zeros_like(f, dtype=torch.long)
-    pairs: deque[Pair] = deque(maxlen=_MEMORY)
-    for step in range(max_iter + 1):
-        diagonal = problems.curvature(p)
-        converged = _gap(grad, diagonal) <= rtol * f.clamp(min=1e-12)
-        if converged.all() or step == max_iter:
-            break
-        n_iter += ~converged
-        direction = -_inverse_hessian(grad, diagonal, pairs) * ~converged[:, None]  # the others stand still
-        t, logits, f, p = _line_search(problems, W, logits, f, direction, _dot(grad, direction))
-        W = W + t * direction
-        new = problems.gradient(W, p)
-        pairs.append(_pair(t * direction, new - grad))
-        grad = new
-    return W, converged, n_iter, f
+MEMORY: Final = 3  # pairs of steps and gradient changes that are kept
+_RENEW: Final = 3  # steps after which the diagonal is renewed
+_LEAVING: Final = 0.25  # share of problems that have arrived, from which on they are taken out
+_ARMIJO: Final = 1e-4  # share of the promised decrease that a step must give
+_CUTS: Final = 30  # of a step, before a line search gives up
+_STUCK: Final = 3  # steps without any decrease, after which there is none to be had in this precision
+_BENT: Final = 1e-10  # curvature along a step, relative, below which it says nothing
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((0, 2))
+class Minimum(NamedTuple):
+    """Weights (problems, classes, r + 1), whether the gap is small enough, iterations, and objective of each."""
+
+    W: Tensor
+    converged: Tensor
+    n_iter: Tensor
+    objective: Tensor
 
 
-def _gap(grad: Tensor, diagonal: Tensor) -> Tensor:
-    """Estimate from above of the distance to the optimum.
+def minimise(problems: Problems, rtol: float, max_iter: int, start: Tensor | None = None) -> Minimum:
+    """Minimise each objective until its `gap` is within `rtol` of it, for `max_iter` iterations at most.
 
-    The penalty alone gives every weight a curvature of 1, so that half of |gradient|^2 would be a bound; the
-    other half is for the intercepts, which have no penalty and whose curvature is only that of the diagonal.
+    A problem also ends where rounding hides what is left to gain; then it has not converged.
     """
-    return _dot(grad, grad / diagonal.clamp(max=1))
+    W = torch.zeros(problems.shape).to(problems.Z) if start is None else start.to(problems.Z)
+    found = Minimum(W.clone(), *(torch.zeros(len(W), dtype=t).to(W.device) for t in (torch.bool, torch.long, W.dtype)))
+    state = _State.begin(problems, W)
+    for step in range(max_iter + 1):
+        arrived = gap(state.gradient, state.diagonal) <= rtol * state.f.clamp(min=1e-12)
+        ended = arrived | (state.stuck >= _STUCK)
+        last = step == max_iter or bool(ended.all())
+        if last or ended.float().mean() >= _LEAVING:
+            leaving = torch.ones_like(ended) if last else ended
+            at = state.ids[leaving]
+            found.W[at], found.objective[at] = state.W[leaving], state.f[leaving]
+            found.converged[at], found.n_iter[at] = arrived[leaving], step
+            if last:
+                return found
+            state = state.select(~ended)
+        state.move(step)
+    raise AssertionError("unreachable")
 
 
-def _pair(step: Tensor, change: Tensor) -> Pair:
-    curvature = _dot(step, change)
-    return step, change, torch.where(curvature > 0, 1 / curvature, 0)[:, None]
+class _State:
+    """Where the problems stand that have not arrived, and the history of their steps.
 
+    The history is kept in coordinates in which the diagonal is 1: `H` (problems, 2 * MEMORY, classes * (r + 1)) has
+    steps and then gradient changes; `sy` and `yy` (problems, MEMORY, MEMORY) are their inner products.
+    """
 
-def _inverse_hessian(grad: Tensor, diagonal: Tensor, pairs: deque[Pair]) -> Tensor:
-    """The two loops of L-BFGS over each problem's pairs."""
-    q, weights = grad, []
-    for step, change, rho in reversed(pairs):
-        weights.append(rho * _dot(step, q)[:, None])
-        q = q - weights[-1] * change
-    q = q / diagonal * _fitted(diagonal, pairs)
-    for step, change, rho in pairs:
-        q = q + step * (weights.pop() - rho * _dot(change, q)[:, None])
-    return q
+    problems: Problems
+    ids: Tensor
+    W: Tensor
+    logits: Tensor
+    f: Tensor
+    stuck: Tensor
+    gradient: Tensor
+    diagonal: Tensor
+    H: Tensor
+    sy: Tensor
+    yy: Tensor
+    held: list[int]  # the pairs of the history, the oldest first
 
+    @classmethod
+    def begin(cls, problems: Problems, W: Tensor) -> _State:
+        state = cls()
+        state.problems, state.W = problems, W
+        state.ids = torch.arange(len(W), device=W.device)
+        state.logits = problems.logits(W)
+        state.f, p = problems.value(W, state.logits)
+        state.stuck = torch.zeros_like(state.ids)
+        state.diagonal = problems.curvature(p)
+        state.gradient = problems.gradient(W, p)
+        state.H = W.new_zeros(len(W), 2 * MEMORY, W[0].numel())
+        state.sy, state.yy = (W.new_zeros(len(W), MEMORY, MEMORY) for _ in range(2))
+        state.held = []
+        return state
 
-def _fitted(diagonal: Tensor, pairs: deque[Pair]) -> Tensor:
-    """Factor that makes the preconditioner agree with the last step (equation 7.20 there)."""
-    if not pairs:
-        return diagonal.new_ones(1)
-    step, change, rho = pairs[-1]
-    factor = _dot(step, change) / _dot(change, change / diagonal)
-    return torch.where(rho > 0, factor[:, None], 1)
+    def select(self, kept: Tensor) -> _State:
+        state = _State()
+        state.problems, state.held = self.problems.select(kept), self.held
+        for name in ("ids", "W", "logits", "f", "stuck", "gradient", "diagonal", "H", "sy", "yy"):
+            setattr(state, name, getattr(self, name)[kept])
+        return state
 
+    def move(self, step: int) -> None:
+        """One step of every problem."""
+        root = self.diagonal.sqrt()
+        direction = (self._direction((self.gradient / root).flatten(1)).view_as(root) / root).contiguous()
+        slope = (direction * self.gradient).sum((1, 2))
+        t, reached, f, p = self._search(direction, slope)
+        renewed = self.problems.curvature(p) if (step + 1) % _RENEW == 0 else None
+        W = torch.addcmul(self.W, t, direction)
+        gradient = self.problems.gradient(W, p)
+        self._remember((t * direction * root).flatten(1), ((gradient - self.gradient) / root).flatten(1), step)
+        self.stuck = torch.where(self.f - f > 4 * torch.finfo(f.dtype).eps * f, 0, self.stuck + 1)
+        self.W, self.logits, self.f, self.gradient = W, reached, f, gradient
+        if renewed is not None:
+            self._rescale((renewed / self.diagonal).sqrt_().flatten(1))
+            self.diagonal = renewed
 
-def _line_search(
-    problems: Problems, W: Tensor, logits: Tensor, f: Tensor, direction: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shorten each problem's step until its objective falls enough: step, logits, objective, probabilities."""
-    along = problems.logits(direction)
-    t = torch.ones_like(f)[:, None]
-    for _ in range(_CUTS):
-        reached = logits + t * along
-        value, p = problems.value(W + t * direction, reached)
-        enough = value <= f + _ARMIJO * t[:, 0] * slope + _FLAT * f.abs()
-        if enough.all():
-            break
-        bend = value - f - t[:, 0] * slope  # the parabola through both ends has its lowest point here
-        lowest = (-0.5 * slope * t[:, 0] / bend).clamp(0.1, 0.6)[:, None]
-        t = torch.where(enough[:, None], t, t * lowest)
-    return t, reached, value, p
+    def _search(self, direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Shorten each problem's step until its objective falls enough: step, logits, objective, probabilities."""
+        along = self.problems.logits(direction)
+        flat = 10 * torch.finfo(self.f.dtype).eps  # relative change of the objective that cannot be told from none
+        t = torch.ones_like(self.f)[:, None, None]
+        for _ in range(_CUTS):
+            reached = torch.addcmul(self.logits, t, along)
+            f, p = self.problems.value(torch.addcmul(self.W, t, direction), reached)
+            promised = t[:, 0, 0] * slope
+            enough = f <= self.f + _ARMIJO * promised + flat * self.f.abs()
+            if enough.all():
+                break
+            bend = f - self.f - promised  # the parabola through both ends has its lowest point here
+            lowest = (-0.5 * promised / bend).nan_to_num(0.1).clamp(0.1, 0.6)
+            t = torch.where(enough[:, None, None], t, t * lowest[:, None, None])
+        return t, reached, f, p
+
+    def _direction(self, g: Tensor) -> Tensor:
+        """Minus the inverse Hessian times the gradient, (problems, classes * (r + 1))."""
+        if not self.held:
+            return -g
+        steps = torch.tensor(self.held, device=g.device)
+        bends, squares = (each.index_select(1, steps).index_select(2, steps) for each in (self.sy, self.yy))
+        bend, newest = bends.diagonal(dim1=1, dim2=2)[..., None], squares[:, -1:, -1:]
+        size = torch.where(newest > 0, bend[:, -1:] / newest.clamp(min=1e-30), 1)
+        along = torch.bmm(self.H, g[..., None])
+        u = torch.linalg.solve_triangular(bends, along.index_select(1, steps), upper=True)
+        right = bend * u + size * (squares @ u - along.index_select(1, MEMORY + steps))
+        weights = torch.zeros_like(along)
+        weights.index_copy_(1, steps, torch.linalg.solve_triangular(bends.mT, right, upper=False))
+        weights.index_copy_(1, MEMORY + steps, -size * u)
+        found = -torch.baddbmm(size * g[:, None], weights.mT, self.H)[:, 0]
+        uphill = (found * g).sum(1) >= 0  # rounding has made the history useless
+        return torch.where(uphill[:, None], -g, found)
+
+    def _remember(self, step: Tensor, change: Tensor, number: int) -> None:
+        """Keep a pair in place of the oldest; one without curvature is kept as one that says nothing."""
+        k = number % MEMORY
+        bend, squares = (step * change).sum(1), change.square().sum(1)
+        useful = bend > _BENT * (squares * step.square().sum(1)).sqrt()
+        self.H[:, k] = step * useful[:, None]
+        self.H[:, MEMORY + k] = change * useful[:, None]
+        along = torch.bmm(self.H, self.H[:, MEMORY + k, :, None])[..., 0]
+        self.sy[:, k] = 0  # products of this step with older changes are never used
+        self.sy[:, :, k] = along[:, :MEMORY]
+        self.sy[:, k, k] = torch.where(useful, bend, 1)
+        self.yy[:, :, k] = self.yy[:, k] = along[:, MEMORY:]
+        self.held = [each for each in self.held if each != k] + [k]
+
+    def _rescale(self, root: Tensor) -> None:
+        """Take the history to the coordinates of a new diagonal; inner products of steps and changes stay."""
+        self.H[:, :MEMORY] *= root[:, None]
+        self.H[:, MEMORY:] /= root[:, None]
+        changes = self.H[:, MEMORY:]
+        self.yy = torch.bmm(changes, changes.mT)

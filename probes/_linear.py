@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from seamscope.probes._scale import Scale
+from seamscope.probes._design import Design, Scale
 from seamscope.probes._solver import fit_logistic
 
 
@@ -48,11 +48,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"a probe needs at least two classes; got one class: {self.classes_[0]!r}")
-        rows = torch.tensor(features)
-        scale = Scale.of(rows)
+        design = Design.of(torch.tensor(features))
         problem = torch.from_numpy(code.astype(np.int64))[None]
-        fit = fit_logistic(scale.apply(rows), problem, self.C, rtol=self.rtol, max_iter=self.max_iter)
-        self._unscale(fit.coef[0], fit.intercept[0], scale)
+        fit = fit_logistic(design, problem, self.C, rtol=self.rtol, max_iter=self.max_iter)
+        self._unscale(fit.coef[0], fit.intercept[0], design.scale)
         self.converged_ = bool(fit.converged[0])
         self.n_iter_ = max(int(fit.n_iter[0]), 1)
         if not self.converged_:

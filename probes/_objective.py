@@ -1,63 +1,122 @@
-"""The objective of many logistic regressions on the same rows: value, gradient and curvature of all at once."""
+"""The objective of many logistic regressions: value, gradient and curvature of all at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor
 
+_LEAST: Final = 1e-30  # probability that counts as none; its logarithm is finite in float32
+
 
 @dataclass(frozen=True)
 class Problems:
-    """The objective in rotated coordinates; weights are (r + 1, problems, classes), intercepts last."""
+    """Problems on turned rows; weights are (problems, classes, r + 1), intercepts last.
 
-    Z: Tensor  # (n, r + 1), last column ones
-    labels: Tensor  # (n, problems), -1 outside the training set
-    onehot: Tensor  # (n, problems, classes)
-    weight: Tensor  # (n, problems, 1), cost, or 0 outside the training set
-    absent: Tensor  # (problems, classes), -inf where the class is absent, else 0
-    cost: Tensor  # (problems,), C, halved for two classes
-    squares: Tensor  # (r + 1,), sum of squares of each column of Z
+    Problems may have different designs, whose rows and columns are padded to the same number; those of one design stand
+    together. What else differs are labels, rows that are not in the training set, and the price of an error.
+    """
+
+    Z: Tensor  # (designs, n, r + 1), last column ones
+    squares: Tensor  # (designs, 1, r + 1), sum of squares of each column of Z
+    owner: Tensor  # (problems,), ascending: the design of each
+    labels: Tensor  # (problems, 1, n), 0 outside the training set
+    weight: Tensor  # (problems, 1, n), the price of an error, 0 outside the training set
+    absent: Tensor  # (problems, classes, 1), -inf where the class is absent, else 0
+    complete: bool  # whether no class is absent in any problem
 
     @classmethod
-    def build(cls, Z: Tensor, Y: Tensor, C: float) -> Problems:
-        """Problems of labels Y, (problems, n), -1 outside the training set, on rows Z, (n, r)."""
-        labels = Y.T.contiguous()
-        trained = (labels >= 0)[..., None]
-        onehot = torch.nn.functional.one_hot(labels.clamp(min=0)).to(Z) * trained
-        present = onehot.sum(0) > 0
+    def build(cls, Z: Tensor, owner: Tensor, Y: Tensor, C: Tensor, classes: int) -> Problems:
+        """Problems of labels Y, (problems, n), -1 outside the training set, on rows Z, (designs, n, r + 1).
+
+        Computed in the dtype of Z. `C`, (problems,), is scikit-learn's.
+        """
+        trained = Y >= 0
+        labels = Y.clamp(min=0)
+        counts = torch.zeros(len(Y), classes).to(Z).scatter_add_(1, labels, trained.to(Z))
+        present = counts > 0
         present[:, 0] |= ~present.any(1)  # a problem without rows predicts class 0
-        absent = torch.zeros_like(onehot[0]).masked_fill(~present, -torch.inf)
         # two softmax rows of -+delta/2 pay half the penalty of scikit-learn's single row delta
-        cost = torch.where(present.sum(1) == 2, C / 2, C).to(Z)
-        Z = torch.cat([Z, torch.ones_like(Z[:, :1])], 1)
-        return cls(Z, labels, onehot, trained * cost[:, None], absent, cost, (Z**2).sum(0))
+        price = torch.where(present.sum(1) == 2, C / 2, C).to(Z)
+        return cls(
+            Z=Z,
+            squares=Z.square().sum(1, keepdim=True),
+            owner=owner,
+            labels=labels[:, None],
+            weight=(trained * price[:, None])[:, None],
+            absent=torch.zeros_like(counts).masked_fill_(~present, -torch.inf)[..., None],
+            complete=bool(present.all()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the weights."""
+        return len(self), self.absent.shape[1], self.Z.shape[2]
+
+    def select(self, kept: Tensor) -> Problems:
+        """Some of the problems."""
+        return replace(self, **{name: getattr(self, name)[kept] for name in ("owner", "labels", "weight", "absent")})
+
+    def exact(self, Z: Tensor) -> Problems:
+        """The same on rows in float64."""
+        squares = Z.square().sum(1, keepdim=True)
+        return replace(self, Z=Z, squares=squares, weight=self.weight.double(), absent=self.absent.double())
 
     def logits(self, W: Tensor) -> Tensor:
-        """Logits of all rows, (n, problems, classes)."""
-        return (self.Z @ W.flatten(1)).view(-1, *W.shape[1:])
+        """Logits of all rows, (problems, classes, n)."""
+        return self._times(W, self.Z.mT)
 
     def value(self, W: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (problems,) and class probabilities (n, problems, classes)."""
-        p = logits + self.absent
-        top = p.amax(-1, keepdim=True)
-        p = p.sub_(top).exp_()
-        total = p.sum(-1, keepdim=True)
-        own = logits.gather(2, self.labels.clamp(min=0)[..., None])
-        loss = (total.log() + top - own).mul_(self.weight).sum((0, 2))
-        return loss + 0.5 * (W[:-1] ** 2).sum((0, 2)), p.div_(total)
-
-    def gradient(self, W: Tensor, p: Tensor) -> Tensor:
-        """Gradient of the objective, in the shape of W."""
-        residual = (p - self.onehot).mul_(self.weight)
-        grad = (self.Z.T @ residual.flatten(1)).view(W.shape)
-        grad[:-1] += W[:-1]
-        return grad
+        """Objective (problems,) and class probabilities (problems, classes, n)."""
+        p = torch.softmax(logits if self.complete else logits + self.absent, 1)
+        own = p.gather(1, self.labels).clamp_(min=_LEAST).log_()
+        return 0.5 * W[..., :-1].square().sum((1, 2)) - (own * self.weight).sum((1, 2)), p
 
     def curvature(self, p: Tensor) -> Tensor:
-        """Diagonal of the Hessian, as if p (1 - p) were the same in all rows: (r + 1, problems, classes)."""
-        spread = torch.addcmul(p, p, p, value=-1).mul_(self.weight).mean(0)
-        diagonal = self.squares[:, None, None] * spread
-        diagonal[:-1] += 1
+        """Diagonal of the Hessian, as if p (1 - p) were the same in all rows, in the shape of the weights."""
+        spread = torch.addcmul(p, p, p, value=-1).mul_(self.weight).mean(2, keepdim=True)
+        diagonal = spread * self.squares[self.owner]
+        diagonal[..., :-1] += 1
         return diagonal.clamp_(min=1e-8)
+
+    def gradient(self, W: Tensor, p: Tensor) -> Tensor:
+        """Gradient of the objective, in the shape of W; overwrites `p`."""
+        residual = p.scatter_add_(1, self.labels, torch.full_like(p[:, :1], -1.0)).mul_(self.weight)
+        gradient = self._times(residual, self.Z)
+        gradient[..., :-1] += W[..., :-1]
+        return gradient
+
+    def _times(self, left: Tensor, right: Tensor) -> Tensor:
+        """(problems, classes, a) times the (a, b) of each problem's design."""
+        found = left.new_empty(*left.shape[:2], right.shape[2])
+        bounds = torch.searchsorted(self.owner, torch.arange(len(self.Z) + 1, device=left.device)).tolist()
+        for each, (start, stop) in zip(right, pairwise(bounds), strict=True):
+            if stop > start:
+                torch.mm(left[start:stop].flatten(0, 1), each, out=found[start:stop].view(-1, found.shape[2]))
+        return found
+
+
+def stack(rows: Sequence[Tensor]) -> Tensor:
+    """Turned rows of several designs, (n, r) each, with a column of ones, padded to (designs, n, r + 1)."""
+    n, r = (max(each.shape[axis] for each in rows) for axis in (0, 1))
+    Z = rows[0].new_zeros(len(rows), n, r + 1)
+    for into, each in zip(Z, rows, strict=True):
+        into[: each.shape[0], : each.shape[1]] = each
+        into[: each.shape[0], -1] = 1
+    return Z
+
+
+def gap(gradient: Tensor, diagonal: Tensor) -> Tensor:
+    """Estimate from above of the distance of each objective to its optimum, (problems,).
+
+    The penalty alone gives every weight a curvature of 1, so that half of |gradient|^2 would be a bound; the
+    other half is for the intercepts, which have no penalty and whose curvature is only that of the diagonal.
+    """
+    return (gradient.square() / diagonal.clamp(max=1)).sum((1, 2))

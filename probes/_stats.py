@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control, ttest_1samp
 
 _BLOCK = 2_000_000  # resampled group counts held at once
 
@@ -69,3 +70,28 @@ def _counts(n_groups: int, n: int, seed: int, start: int) -> Floats:
     counts = np.bincount(cells, minlength=n * n_groups).reshape(n, n_groups).astype(np.float64)
     counts.setflags(write=False)
     return counts
+
+
+def exceeds(first: ArrayLike, second: ArrayLike, groups: ArrayLike) -> float:
+    """p of a one-sided paired t-test that the mean of `first - second` is above 0, groups taken as one value each.
+
+    Where no group differs from another there is nothing to test with: 0 where all are above, else 1.
+    """
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    code = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums = np.bincount(code, weights=difference)
+    if len(sums) < 2:
+        return float("nan")
+    if np.ptp(sums) == 0:
+        return 0.0 if sums[0] > 0 else 1.0
+    return float(ttest_1samp(sums, 0, alternative="greater").pvalue)
+
+
+def false_discovery(p: ArrayLike) -> Floats:
+    """p-values with false discoveries controlled (Benjamini & Hochberg); what is NaN stays so, and is no test."""
+    values = np.asarray(p, dtype=np.float64)
+    tested = ~np.isnan(values)
+    found = np.full(len(values), np.nan)
+    if tested.any():
+        found[tested] = false_discovery_control(values[tested])
+    return found

@@ -49,8 +49,9 @@ def test_one_row_for_each_cell_target_and_fold(store):
     assert len(grid) == (3 * 3 + 2) * 2 * 3
     assert list(grid.columns) == [
         *("site", "layer", "stack", "span", "condition", "target", "fold"),
-        *("accuracy", "control_accuracy", "shuffled_accuracy", "chance"),
-        *("n_train", "n_test", "n_classes", "n_dropped", "starved", "converged"),
+        *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C"),
+        *("n_train", "n_test", "n_classes", "n_dropped", "starved", "copies", "converged"),
+        *("curve_rows", "curve", "gain", "gain_low", "gain_high"),
         *PER_ITEM,
     ]
     assert grid["layer"].dtype == "Int64"

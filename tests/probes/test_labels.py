@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from seamscope.hooks import StoreError
-from seamscope.probes._labels import control_labels, grouped_folds, make_labels, shuffled_labels
+from seamscope.probes._folds import grouped_folds
+from seamscope.probes._labels import control_labels, make_labels, shuffled_labels
 
 
 def rng():

@@ -6,7 +6,8 @@ import torch
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from seamscope.probes._solver import _rotate, fit_logistic
+from seamscope.probes._design import Design
+from seamscope.probes._solver import fit_logistic
 
 
 def problem(n, d, classes, *, strength=0.5, seed=0):
@@ -34,7 +35,12 @@ def single_row(coef, intercept):
 
 
 def solve(X, labels, C, **options):
-    return fit_logistic(torch.tensor(X), torch.tensor(np.atleast_2d(labels)), C, **options)
+    design = Design.of(torch.tensor(X), scale=False)
+    return fit_logistic(design, torch.tensor(np.atleast_2d(labels)), C, **options)
+
+
+def predict(fit, X):
+    return (torch.tensor(X) @ fit.coef.mT + fit.intercept[:, None]).argmax(-1)
 
 
 def cosine(a, b):
@@ -55,7 +61,7 @@ def test_equals_scikit_learn(n, d, classes, C):
     assert np.linalg.norm(coef) == pytest.approx(np.linalg.norm(oracle.coef_), rel=0.05)
     logits = torch.tensor(X) @ fit.coef[0].T + fit.intercept[0]
     np.testing.assert_allclose(logits.softmax(1).numpy(), oracle.predict_proba(X), atol=0.01)
-    assert torch.equal(fit.predict(torch.tensor(X))[0], logits.argmax(1))
+    assert torch.equal(predict(fit, X)[0], logits.argmax(1))
 
 
 def test_another_penalty_is_another_fit():
@@ -93,7 +99,7 @@ def test_a_class_without_training_rows_is_never_predicted():
     assert fit.converged.all()
     assert fit.intercept[0, 2] == -torch.inf
     assert fit.coef[0, 2].abs().max() == 0
-    assert not (fit.predict(torch.tensor(X)) == 2).any()
+    assert not (predict(fit, X) == 2).any()
     others = y != 2
     oracle = reference(X[others], y[others], 1.0)
     assert cosine(fit.coef[0, [0, 1, 3]].numpy(), oracle.coef_) > 0.999
@@ -119,13 +125,15 @@ def test_degenerate_designs():
     assert solve(doubled, y, 1.0).converged.all()
     enormous = solve(1e6 * X, y, 1.0)
     assert enormous.coef.isfinite().all()
-    assert solve(X[:1], [0], 1.0).predict(torch.tensor(X)).unique().tolist() == [0]
+    assert predict(solve(X[:1], [0], 1.0), X).unique().tolist() == [0]
     assert solve(X[:3], [-1, -1, -1], 1.0).converged.all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(20, 7), (7, 20), (5, 5)])
 def test_the_rotation_is_exact(n, d):
     X = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    Z, axes = _rotate(X)
-    assert torch.allclose(Z @ axes.T, X)
-    assert torch.allclose(axes.T @ axes, torch.eye(min(n, d), dtype=torch.float64))
+    design = Design.of(X, scale=False)
+    assert torch.allclose(design.Z @ design.axes.T, X)
+    assert torch.allclose(design.axes.T @ design.axes, torch.eye(min(n, d), dtype=torch.float64))
+    others = torch.randn(3, d, dtype=torch.float64)
+    assert torch.allclose(design.project(others), others @ design.axes)

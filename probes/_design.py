@@ -1,0 +1,90 @@
+"""A design matrix that many fits share: standardised once, turned onto its principal axes once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+_CONSTANT: Final = 1e-12  # spread, relative to the mean, below which a feature carries nothing but rounding
+_NOTHING: Final = 1e-12  # variance along an axis, relative to the largest, that is nothing but rounding
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and spread of each feature, both (d,); a feature that does not vary keeps spread 1."""
+
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, X: Tensor) -> Scale:
+        """Measure on training rows, (n, d), as scikit-learn's `StandardScaler` does."""
+        mean, spread = X.mean(0), X.std(0, correction=0)
+        constant = spread <= _CONSTANT * mean.abs()
+        return cls(mean, spread.masked_fill(constant, 1.0))
+
+    @classmethod
+    def none(cls, X: Tensor) -> Scale:
+        """Leave features as they are."""
+        return cls(torch.zeros_like(X[0]), torch.ones_like(X[0]))
+
+    def apply(self, X: Tensor) -> Tensor:
+        """Standardised rows, (n, d)."""
+        return (X - self.mean) / self.spread
+
+
+@dataclass(frozen=True)
+class Design:
+    """Standardised training rows, and the same rows on their principal axes.
+
+    An L2 penalty does not see the turn, so that fits on `Z`, which is as narrow as there are rows or features, are
+    those on the rows themselves. The columns of `Z` are orthogonal.
+
+    Attributes:
+        scale: what standardises the features.
+        rows: standardised training rows, (n, d), float64.
+        Z: the same on their axes, (n, r), float64.
+        turn: the axes, (d, r); where there are fewer rows than features, what makes them of the rows, (n, r).
+    """
+
+    scale: Scale
+    rows: Tensor
+    Z: Tensor
+    turn: Tensor
+
+    @classmethod
+    def of(cls, X: Tensor, *, scale: bool = True) -> Design:
+        """Standardise training rows, (n, d), and turn them; computed in float64 on their own device."""
+        X = X.double()
+        how = Scale.of(X) if scale else Scale.none(X)
+        rows = how.apply(X)
+        wide = rows.shape[0] < rows.shape[1]
+        squares, turn = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+        kept = squares > _NOTHING * squares[-1].clamp(min=torch.finfo(squares.dtype).tiny)
+        kept[-1] = True  # rows that are all alike have one axis, of no length
+        turn, lengths = turn[:, kept], squares[kept].clamp(min=0).sqrt()
+        if wide:
+            return cls(how, rows, turn * lengths, torch.where(lengths > 0, turn / lengths, 0))
+        return cls(how, rows, rows @ turn, turn)
+
+    @property
+    def axes(self) -> Tensor:
+        """The principal axes, (d, r)."""
+        return self.rows.T @ self.turn if self.wide else self.turn
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are fewer rows than features."""
+        return self.rows.shape[0] < self.rows.shape[1]
+
+    def project(self, X: Tensor) -> Tensor:
+        """Other rows, (m, d), standardised and turned alike, (m, r)."""
+        standard = self.scale.apply(X.to(self.rows))
+        return (standard @ self.rows.T if self.wide else standard) @ self.turn
+
+    def distances(self, X: Tensor) -> Tensor:
+        """Euclidean distance of other rows from each training row, both standardised, (m, n)."""
+        return torch.cdist(self.scale.apply(X.to(self.rows)), self.rows)

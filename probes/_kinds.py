@@ -1,0 +1,102 @@
+"""The kinds of probes: how each is fitted in many problems at once, and how a row is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from seamscope.hooks import StoreError, choose
+from seamscope.probes._design import Design
+from seamscope.probes._ridge import fit_ridge
+from seamscope.probes._solver import fit_logistic
+
+
+class Kind(ABC):
+    """A linear probe.
+
+    Problems may have different designs, as in `fit_logistic`. Labels are (problems, n): class codes, or numbers. `C` is
+    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n).
+    """
+
+    name: str
+    classifies: bool = True
+
+    @abstractmethod
+    def fit(
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+    ) -> tuple[Tensor, Tensor]:
+        """Weights on the principal axes, (problems, outputs, r + 1), and which problems have converged."""
+
+    def scores(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
+        """How well each row is predicted: outputs (problems, outputs, m) for labels (problems, m); (problems, m).
+
+        `fitted` are the labels of the training rows, (problems, n).
+        """
+        return (outputs.argmax(1) == Y).double()
+
+
+class Logistic(Kind):
+    """L2-regularised logistic regression; multinomial with three classes or more."""
+
+    name = "logistic"
+
+    def fit(
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+    ) -> tuple[Tensor, Tensor]:
+        """See `fit_logistic`."""
+        classes = Y.amax(1).clamp(min=0) + 1
+        fit = fit_logistic(designs, Y.masked_fill(~trained, -1), C, owner=owner, classes=classes, rtol=rtol)
+        return fit.weights, fit.converged
+
+
+class RidgeClassifier(Kind):
+    """Ridge regression of -1 and +1 for each class; the highest wins, as in scikit-learn's `RidgeClassifier`."""
+
+    name = "ridge"
+
+    def fit(
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+    ) -> tuple[Tensor, Tensor]:
+        """See `fit_ridge`; the penalty is 1 / C."""
+        ours = torch.nn.functional.one_hot(Y).mT
+        weights = fit_ridge(designs, owner, 2.0 * ours - 1.0, 1 / C, trained)
+        weights[..., -1].masked_fill_(~(ours * trained[:, None]).any(-1), -torch.inf)
+        return weights, torch.ones_like(owner, dtype=torch.bool)
+
+
+class RidgeRegression(Kind):
+    """Ridge regression of a number. A row's score is 1 - (error / spread)^2, so that the mean over rows is R^2.
+
+    The spread is that of the training rows' labels around their mean.
+    """
+
+    name = "regression"
+    classifies = False
+
+    def fit(
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+    ) -> tuple[Tensor, Tensor]:
+        """See `fit_ridge`; the penalty is 1 / C."""
+        return fit_ridge(designs, owner, Y[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)
+
+    def scores(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
+        """1 - (error / spread)^2."""
+        spread = fitted.double().std(1, correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+        return 1 - ((outputs[:, 0] - Y) / spread[:, None]).square()
+
+
+KINDS: Final = {kind.name: kind for kind in (Logistic(), RidgeClassifier(), RidgeRegression())}
+
+
+def kind_of(name: str) -> Kind:
+    """Find a kind by its name; `StoreError` for another."""
+    return KINDS[choose("kind of probe", name, KINDS, StoreError)]
+
+
+def outputs(weights: Tensor, Z: Tensor) -> Tensor:
+    """What a probe gives for turned rows: (..., outputs, r + 1) and (m, r) -> (..., outputs, m); r may be padded."""
+    return weights[..., : Z.shape[1]] @ Z.T + weights[..., -1:]
