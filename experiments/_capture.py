@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -253,6 +254,7 @@ def describe_rows(task: Task, items: Sequence[Item]) -> pd.DataFrame:
             {
                 "id": item.id,
                 "group": item.group,
+                "image": sha256(item.image.tobytes()).hexdigest()[:16],
                 "question": item.question,
                 "intermediate": item.intermediate.text,
                 "said": "" if item.said is None else item.said.text,

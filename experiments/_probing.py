@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from seamscope.activations import Store
 from seamscope.hooks import RunError
-from seamscope.probes import probe_grid, summarise
+from seamscope.probes import probe_features, probe_grid, probe_transfer, summarise, summarise_transfer
 
 from ._align import TEXT
+
+if TYPE_CHECKING:
+    from .tasks import Item
 
 CELL: Final = ["condition", "site", "stack", "layer", "span"]
 OWN_OBJECT: Final = {True: "intermediate.{k}", False: "image.object.{k}"}
 READING: Final = ("question", "last")
+NONE: Final = ["train_condition", "train_span", "train_site", "condition", "span", "site", "target", "accuracy"]
 FOLDS: Final = 5
+WORKERS: Final = min(4, os.cpu_count() or 1)
+CROP: Final = 12  # pixels of an object's picture, each way
+WHOLE: Final = 24  # of the whole picture
 
 
 def object_of(variable: str) -> int | None:
@@ -39,8 +48,11 @@ def _usable(labels: pd.Series[Any]) -> bool:
     return not labels.isna().any() and not (labels == "").any() and labels.nunique() > 1
 
 
-def study_grid(store: Store, *, seed: int) -> pd.DataFrame:
-    """Probe every variable at its own object and at the reading spans, in every condition of the store."""
+def study_grid(store: Store, *, seed: int, baseline: bool = False, progress: bool = False) -> pd.DataFrame:
+    """Probe every variable at its own object and at the reading spans, in every condition of the store.
+
+    For a `baseline`, such as an untrained model, labels are not shuffled, and no code is measured.
+    """
     targets = shared_targets(store)
     parts = []
     for condition in store.conditions:
@@ -49,18 +61,105 @@ def study_grid(store: Store, *, seed: int) -> pd.DataFrame:
         objects = [t for t in targets if (k := object_of(t)) is not None and own.format(k=k) in held]
         for names, at in ((objects, [own]), (targets, [s for s in READING if s in held])):
             if names and at:
-                parts.append(probe_grid(store, names, spans=at, conditions=[condition], folds=FOLDS, seed=seed, workers=2))
+                parts.append(
+                    probe_grid(
+                        store,
+                        names,
+                        spans=at,
+                        conditions=[condition],
+                        folds=FOLDS,
+                        seed=seed,
+                        shuffled=not baseline,
+                        code=not baseline,
+                        workers=WORKERS,
+                        progress=progress,
+                    )
+                )
     if not parts:
         raise RunError("there is nothing to probe: no captured span belongs to a variable of the task")
     return pd.concat(parts, ignore_index=True)
 
 
-def summarise_probes(trained: pd.DataFrame, untrained: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """One row per cell and target, with intervals, controls, and the untrained model's accuracy beside it."""
+def pixel_grid(items: Iterable[Item], rows: pd.DataFrame, *, targets: Sequence[str], seed: int) -> pd.DataFrame:
+    """Probe raw pixels for every variable: those of its own object, or of the whole picture if it is of no object.
+
+    `items` are those of the table's rows, in its order; they are drawn one at a time.
+    """
+    numbers = {target: object_of(target) for target in targets}
+    features: dict[int | None, list[NDArray[np.float64]]] = {number: [] for number in numbers.values()}
+    for item in items:
+        for number, held in features.items():
+            held.append(_pixels(item, number))
+    parts = [
+        probe_features(
+            np.stack(held),
+            rows,
+            [target for target in targets if numbers[target] == number],
+            name="pixels",
+            folds=FOLDS,
+            seed=seed,
+            shuffled=False,
+            code=False,
+        )
+        for number, held in features.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pixels(item: Item, number: int | None) -> NDArray[np.float64]:
+    """An object's picture, or the whole of it, small; (3 * pixels,), 0 to 1."""
+    picture, size = item.image, WHOLE
+    if number is not None and number < len(item.boxes):
+        box = item.boxes[number]
+        left, top, right, bottom = (round(side) for side in (box.left, box.top, box.right, box.bottom))
+        picture, size = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1))), CROP
+    return np.asarray(picture.convert("RGB").resize((size, size)), dtype=np.float64).ravel() / 255
+
+
+def summarise_probes(
+    trained: pd.DataFrame, untrained: pd.DataFrame, pixels: pd.DataFrame, *, seed: int
+) -> pd.DataFrame:
+    """One row per cell and target, with intervals and controls, and what needs no trained model beside it.
+
+    `untrained_accuracy` with its interval, and `untrained_control_accuracy`: the same probe on a copy of the model with
+    random weights; `pixels_accuracy` with its interval: on the pixels of the variable's object, in runs with a picture;
+    `embedded_accuracy`: at the same place before the first layer of the decoder, in text runs the token embeddings.
+    """
     table = summarise(trained, seed=seed)
-    beside = summarise(untrained, seed=seed).rename(columns={"accuracy": "untrained_accuracy"})
     keys = ["condition", "site", "span", "target"]
-    return table.merge(beside[[*keys, "untrained_accuracy"]], on=keys, how="left")
+    names = {"accuracy": "untrained_accuracy", "low": "untrained_low", "high": "untrained_high"}
+    names |= {"control_accuracy": "untrained_control_accuracy"}
+    beside = summarise(untrained, seed=seed).set_index(keys)[[*names]].rename(columns=names).reset_index()
+    raw = {"accuracy": "pixels_accuracy", "low": "pixels_low", "high": "pixels_high"}
+    drawn = summarise(pixels, seed=seed).set_index("target")[[*raw]].rename(columns=raw).reset_index()
+    early = table[table.site == "lm.embed"].set_index(["condition", "span", "target"]).accuracy
+    table = table.merge(beside, on=keys, how="left").merge(drawn, on="target", how="left")
+    table.loc[table.condition.isin(TEXT), [*raw.values()]] = np.nan
+    return table.merge(early.rename("embedded_accuracy").reset_index(), on=["condition", "span", "target"], how="left")
+
+
+def study_transfer(store: Store, *, seed: int, progress: bool = False) -> pd.DataFrame:
+    """Probes of text runs tested on direct runs, and back: objects in words and in the picture, and reading spans.
+
+    Objects' probes are also tested at every other site. Empty where the store has no such pair of places.
+    """
+    targets = shared_targets(store)
+    objects = [target for target in targets if object_of(target) is not None]
+    places = [(objects, OWN_OBJECT[True], OWN_OBJECT[False], True)]
+    places += [(targets, span, span, False) for span in READING]
+    parts = []
+    for names, text, picture, across in places:
+        for train, test in ((("cascaded", text), ("direct", picture)), (("direct", picture), ("cascaded", text))):
+            if names and _has(store, names, train) and _has(store, names, test):
+                options = {"train": train, "test": test, "folds": FOLDS, "seed": seed, "across": across}
+                parts.append(probe_transfer(store, names, **options, progress=progress))  # type: ignore[arg-type]
+    return summarise_transfer(pd.concat(parts, ignore_index=True), seed=seed) if parts else pd.DataFrame(columns=NONE)
+
+
+def _has(store: Store, targets: Sequence[str], place: tuple[str, str]) -> bool:
+    condition, span = place
+    held = {span for _, span in store.cells(condition)} if condition in store.conditions else set()
+    return all(span.format(k=object_of(target)) in held for target in targets)
 
 
 def item_hits(grid: pd.DataFrame, *, needs: Sequence[str] = ("*",)) -> pd.DataFrame:

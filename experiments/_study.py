@@ -24,7 +24,7 @@ from ._locate import locate
 from ._members import Members
 from ._plates import draw_plates, main_family
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
-from ._probing import item_hits, study_grid, summarise_probes
+from ._probing import item_hits, pixel_grid, shared_targets, study_grid, study_transfer, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
 from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
@@ -156,13 +156,35 @@ class Study:
         if not self.run.has("probes.csv"):
             check_probing(self.items)
 
-        @cache
-        def grids() -> tuple[pd.DataFrame, pd.DataFrame]:
-            with self.store() as trained, self.store(untrained=True) as untrained:
-                return study_grid(trained, seed=self.settings.seed), study_grid(untrained, seed=self.settings.seed)
+        seed = self.settings.seed
 
-        summary = self.run.table("probes", lambda: summarise_probes(*grids(), seed=self.settings.seed))
+        @cache
+        def grids() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+            with self.store() as trained, self.store(untrained=True) as untrained:
+                return (
+                    study_grid(trained, seed=seed, progress=self.progress),
+                    study_grid(untrained, seed=seed, baseline=True, progress=self.progress),
+                    self._pixel_grid(trained),
+                )
+
+        summary = self.run.table("probes", lambda: summarise_probes(*grids(), seed=seed))
         return summary, self.run.table("probe_hits", lambda: item_hits(grids()[0], needs=self.task.needs))
+
+    def _pixel_grid(self, store: Store) -> pd.DataFrame:
+        members = Members(self.task, self.settings)
+        items = (item for k in range(len(members)) for item in members[[k]])
+        rows, targets = store.rows("direct"), shared_targets(store)
+        return pixel_grid(items, rows, targets=targets, seed=self.settings.seed)
+
+    @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """Probes that were trained on text runs and tested on direct runs, and back."""
+
+        def make() -> pd.DataFrame:
+            with self.store() as store:
+                return study_transfer(store, seed=self.settings.seed, progress=self.progress)
+
+        return self.run.table("transfer", make)
 
     @cached_property
     def patch_rows(self) -> pd.DataFrame:

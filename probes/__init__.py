@@ -1,15 +1,19 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
-from seamscope.probes._grid import PER_ITEM, probe_grid
+from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
 from seamscope.probes._linear import LinearProbe
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 from seamscope.probes._summary import summarise
+from seamscope.probes._transfer import probe_transfer, summarise_transfer
 
 __all__ = [
     "PER_ITEM",
     "LinearProbe",
     "bootstrap_interval",
     "paired_bootstrap_interval",
+    "probe_features",
     "probe_grid",
+    "probe_transfer",
     "summarise",
+    "summarise_transfer",
 ]

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seamscope.probes._choice import ROUGH
 from seamscope.probes._design import Design
 from seamscope.probes._folds import Codes, Names
 from seamscope.probes._kinds import outputs
-from seamscope.probes._solver import fit_logistic
+from seamscope.probes._solver import ROUGHLY, fit_logistic
 
 PORTIONS: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the rows, on which the probes of the blocks are fitted
 FEWEST: Final = 8  # rows that a probe is fitted on
@@ -107,7 +106,7 @@ def _fit(designs: Sequence[Design], labels: Tensor, classes: Tensor, strengths: 
         C.flatten(),
         owner=owner.flatten(),
         classes=classes.expand(shape).flatten(),
-        rtol=ROUGH,
+        **ROUGHLY,
     )
     return fit.weights.view(*shape, *fit.weights.shape[1:])
 

@@ -82,8 +82,11 @@ class Design:
 
     def project(self, X: Tensor) -> Tensor:
         """Other rows, (m, d), standardised and turned alike, (m, r)."""
-        standard = self.scale.apply(X.to(self.rows))
-        return (standard @ self.rows.T if self.wide else standard) @ self.turn
+        return self.turned(self.scale.apply(X.to(self.rows)))
+
+    def turned(self, rows: Tensor) -> Tensor:
+        """Rows that are standardised already, (m, d), on the axes, (m, r)."""
+        return (rows @ self.rows.T if self.wide else rows) @ self.turn
 
     def distances(self, X: Tensor) -> Tensor:
         """Euclidean distance of other rows from each training row, both standardised, (m, n)."""

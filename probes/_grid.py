@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
-from seamscope.probes._cell import Cell, Prober, Record
-from seamscope.probes._choice import STRENGTHS
+from seamscope.probes._cell import Cell
+from seamscope.probes._choice import strengths_of
 from seamscope.probes._folds import grouped_folds, groups_of
 from seamscope.probes._kinds import kind_of
 from seamscope.probes._labels import make_labels
 from seamscope.probes._plan import Planned, plan_cells
+from seamscope.probes._prober import Prober, Record
 
 PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct", "blind", "bits", "control_bits")
 _COLUMNS = (
@@ -43,7 +45,7 @@ def probe_grid(
     control: bool = True,
     shuffled: bool = True,
     code: bool = True,
-    C: float | Sequence[float] = STRENGTHS,
+    C: float | Sequence[float] | None = None,
     device: str = "cpu",
     workers: int = 1,
     progress: bool = False,
@@ -71,7 +73,8 @@ def probe_grid(
         shuffled: also fit shuffled labels, which must come out at chance.
         code: also measure the online description length of the labels, and of those of the control task (Voita &
             Titov 2003.12298), and a learning curve; for `logistic` and `ridge`.
-        C: inverse strengths of the penalty to choose from, or one.
+        C: inverse strengths of the penalty to choose from, or one; None: 0.1, 1, 10, 100 and 1000, divided by the
+            number of features.
         device: where the fits run, `cpu` or `cuda`.
         workers: cells fitted side by side, each in one thread.
         progress: show a progress bar.
@@ -91,7 +94,7 @@ def probe_grid(
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or
             too few groups.
     """
-    how = Prober(kind=kind_of(kind), strengths=_strengths(C), code=code, seed=seed)
+    how = Prober(kind=kind_of(kind), strengths=strengths_of(C), code=code, seed=seed)
     plan = plan_cells(store, targets=_listed(target), sites=sites, spans=spans, conditions=conditions)
     rows = {condition: store.rows(condition) for condition in dict.fromkeys(cell.condition for cell in plan)}
     groups = groups_of(rows)
@@ -109,17 +112,54 @@ def probe_grid(
         own = groups[planned.condition]
         in_fold = np.array([fold_of[name] for name in own], dtype=np.int64)
         cell = Cell.read(store, planned.site, planned.span, planned.condition, pool=pool, device=device)
-        return list(how.fit(cell, [labels[planned.condition, name] for name in planned.targets], in_fold, own))
+        return list(how.probe(cell, [labels[planned.condition, name] for name in planned.targets], in_fold, own))
 
     records = _in_threads(fit, plan, workers, progress)
     return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
 
 
-def _strengths(C: float | Sequence[float]) -> tuple[float, ...]:
-    found = tuple(C) if isinstance(C, Sequence) else (C,)
-    if not found or not all(0 < each < float("inf") for each in found):
-        raise StoreError(f"C is {C!r}; expected positive numbers, the inverse strengths of the penalty")
-    return found
+def probe_features(
+    features: ArrayLike,
+    rows: pd.DataFrame,
+    target: str | Sequence[str],
+    *,
+    name: str,
+    kind: str = "logistic",
+    folds: int = 5,
+    seed: int = 0,
+    control: bool = True,
+    shuffled: bool = True,
+    code: bool = True,
+    C: float | Sequence[float] | None = None,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """The same probes on features that are no activations, such as raw pixels: what a model need not have made.
+
+    Args:
+        features: (rows, d), finite.
+        rows: a table with `group`, and `var:<target>` and `type:<target>` of every target, a row for each.
+        target: variables to predict.
+        name: what the columns `site` and `stack` say.
+        kind, folds, seed, control, shuffled, code, C, device: as for `probe_grid`.
+
+    Returns:
+        The columns of `probe_grid`; `span` and `condition` are empty.
+    """
+    how = Prober(kind=kind_of(kind), strengths=strengths_of(C), code=code, seed=seed)
+    X = torch.as_tensor(np.asarray(features, dtype=np.float64)).to(device)
+    if X.ndim != 2 or len(X) != len(rows) or not X.isfinite().all():
+        raise StoreError(f"features must be finite, (rows, d) for {len(rows)} rows; got {tuple(X.shape)}")
+    groups = groups_of({"": rows})[""]
+    fold_of = grouped_folds(groups.tolist(), folds, seed)
+    place = {"site": name, "layer": None, "stack": name, "span": "", "condition": ""}
+    cell = Cell(features=X, held=np.ones(len(X), dtype=bool), place=place)
+    own, numbers = rows.assign(group=groups), not how.kind.classifies
+    labels = [
+        make_labels(own, each, control=control, shuffled=shuffled, seed=seed, numbers=numbers)
+        for each in _listed(target)
+    ]
+    in_fold = np.array([fold_of[each] for each in groups], dtype=np.int64)
+    return pd.DataFrame(how.probe(cell, labels, in_fold, groups), columns=list(_COLUMNS)).astype({"layer": "Int64"})
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

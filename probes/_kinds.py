@@ -12,14 +12,15 @@ from torch import Tensor
 from seamscope.hooks import StoreError, choose
 from seamscope.probes._design import Design
 from seamscope.probes._ridge import fit_ridge
-from seamscope.probes._solver import fit_logistic
+from seamscope.probes._solver import ROUGHLY, fit_logistic
 
 
 class Kind(ABC):
     """A linear probe.
 
     Problems may have different designs, as in `fit_logistic`. Labels are (problems, n): class codes, or numbers. `C` is
-    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n).
+    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n). A
+    `rough` fit is near enough to compare strengths.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Kind(ABC):
 
     @abstractmethod
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Weights on the principal axes, (problems, outputs, r + 1), and which problems have converged."""
 
@@ -45,11 +46,12 @@ class Logistic(Kind):
     name = "logistic"
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
     ) -> tuple[Tensor, Tensor]:
         """See `fit_logistic`."""
         classes = Y.amax(1).clamp(min=0) + 1
-        fit = fit_logistic(designs, Y.masked_fill(~trained, -1), C, owner=owner, classes=classes, rtol=rtol)
+        labels = Y.masked_fill(~trained, -1)
+        fit = fit_logistic(designs, labels, C, owner=owner, classes=classes, **(ROUGHLY if rough else {}))
         return fit.weights, fit.converged
 
 
@@ -59,7 +61,7 @@ class RidgeClassifier(Kind):
     name = "ridge"
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
     ) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
         ours = torch.nn.functional.one_hot(Y).mT
@@ -78,7 +80,7 @@ class RidgeRegression(Kind):
     classifies = False
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rtol: float = 1e-4
+        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
     ) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
         return fit_ridge(designs, owner, Y[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)

@@ -7,7 +7,10 @@ def test_the_room_offers_exactly_its_public_names():
         "LinearProbe",
         "bootstrap_interval",
         "paired_bootstrap_interval",
+        "probe_features",
         "probe_grid",
+        "probe_transfer",
         "summarise",
+        "summarise_transfer",
     }
     assert all(hasattr(room, name) for name in room.__all__)
