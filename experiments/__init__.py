@@ -3,6 +3,7 @@
 from ._conditions import both_steps_pass, composition_gap, run_conditions
 from ._decide import Decision, Facts, Thresholds, decide
 from ._effects import summarise_sweep
+from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._run import Run, Settings
 from ._study import Study
@@ -27,8 +28,10 @@ __all__ = [
     "composition_gap",
     "decide",
     "layer_cells",
+    "lens_table",
     "locate",
     "run_conditions",
+    "summarise_lens",
     "summarise_sweep",
     "sweep",
 ]

@@ -101,14 +101,17 @@ def _gap(study: Study, as_json: bool) -> None:
 
 
 def _probe(study: Study, as_json: bool) -> None:
-    table = study.probes
+    table, transfer = study.probes, study.transfer
     if as_json:
-        return o.emit({"probes": table, "run": study.run.folder})
+        return o.emit({"probes": table, "transfer": transfer, "run": study.run.folder})
     best = table.sort_values("accuracy", ascending=False).groupby(["condition", "target"]).head(1)
-    columns = ["condition", "target", "site", "span", "accuracy", "low", "high", "control_accuracy", "chance"]
-    o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False))
-    o.show(f"\nthe best of {len(table)} cells for each target, chosen and scored on the same items; all of them:")
-    o.show(str(study.run.folder / "probes.csv"))
+    columns = ["condition", "target", "site", "span", "accuracy", "low", "high"]
+    columns += [f"{name}_accuracy" for name in ("control", "shuffled", "untrained", "pixels")] + ["chance", "q"]
+    o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False, na_rep="-"))
+    o.show(f"\nthe best of {len(table)} cells for each target, chosen and scored on the same items")
+    if len(transfer):
+        o.show("\n" + o.transfer_text(transfer))
+    o.show("\n".join(["", *o.probe_warnings(table), f"tables: {study.run.folder}/probes.csv, transfer.csv"]))
 
 
 def _patch(study: Study, as_json: bool) -> None:

@@ -1,6 +1,16 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
+from seamscope.probes._lens import (
+    Lens,
+    LogitLens,
+    TokenRanks,
+    TunedLens,
+    fit_tuned_lens,
+    lens_ranks,
+    load_tuned_lens,
+    token_ranks,
+)
 from seamscope.probes._linear import LinearProbe
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 from seamscope.probes._summary import summarise
@@ -8,12 +18,20 @@ from seamscope.probes._transfer import probe_transfer, summarise_transfer
 
 __all__ = [
     "PER_ITEM",
+    "Lens",
     "LinearProbe",
+    "LogitLens",
+    "TokenRanks",
+    "TunedLens",
     "bootstrap_interval",
+    "fit_tuned_lens",
+    "lens_ranks",
+    "load_tuned_lens",
     "paired_bootstrap_interval",
     "probe_features",
     "probe_grid",
     "probe_transfer",
     "summarise",
     "summarise_transfer",
+    "token_ranks",
 ]

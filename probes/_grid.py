@@ -72,7 +72,7 @@ def probe_grid(
             `type:<target>`.
         shuffled: also fit shuffled labels, which must come out at chance.
         code: also measure the online description length of the labels, and of those of the control task (Voita &
-            Titov 2003.12298), and a learning curve; for `logistic` and `ridge`.
+            Titov 2003.12298), and a learning curve; for `logistic` only.
         C: inverse strengths of the penalty to choose from, or one; None: 0.1, 1, 10, 100 and 1000, divided by the
             number of features.
         device: where the fits run, `cpu` or `cuda`.

@@ -25,6 +25,7 @@ class Kind(ABC):
 
     name: str
     classifies: bool = True
+    coded: bool = False  # whether it gives probabilities, in which labels can be coded
 
     @abstractmethod
     def fit(
@@ -44,6 +45,7 @@ class Logistic(Kind):
     """L2-regularised logistic regression; multinomial with three classes or more."""
 
     name = "logistic"
+    coded = True
 
     def fit(
         self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False

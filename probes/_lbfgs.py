@@ -20,7 +20,7 @@ _LEAVING: Final = 0.25  # share of problems that have arrived, from which on the
 _ARMIJO: Final = 1e-4  # share of the promised decrease that a step must give
 _CUTS: Final = 30  # of a step, before a line search gives up
 _STUCK: Final = 3  # steps without any decrease, after which there is none to be had in this precision
-_BENT: Final = 1e-10  # curvature along a step, relative, below which it says nothing
+_BENT: Final = 100  # curvature along a step, relative to rounding, below which it says nothing
 
 
 class Minimum(NamedTuple):
@@ -129,6 +129,11 @@ class _State:
             bend = f - self.f - promised  # the parabola through both ends has its lowest point here
             lowest = (-0.5 * promised / bend).nan_to_num(0.1).clamp(0.1, 0.6)
             t = torch.where(enough[:, None, None], t, t * lowest[:, None, None])
+        else:  # rounding has made the direction useless: stay, and forget what it was made of
+            t = torch.where(enough[:, None, None], t, 0)
+            reached = torch.addcmul(self.logits, t, along)
+            f, p = self.problems.value(torch.addcmul(self.W, t, direction), reached)
+            self._forget(~enough)
         return t, reached, f, p
 
     def _direction(self, g: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ class _State:
         """Keep a pair in place of the oldest; one without curvature is kept as one that says nothing."""
         k = number % MEMORY
         bend, squares = (step * change).sum(1), change.square().sum(1)
-        useful = bend > _BENT * (squares * step.square().sum(1)).sqrt()
+        useful = bend > _BENT * torch.finfo(bend.dtype).eps * (squares * step.square().sum(1)).sqrt()
         self.H[:, k] = step * useful[:, None]
         self.H[:, MEMORY + k] = change * useful[:, None]
         along = torch.bmm(self.H, self.H[:, MEMORY + k, :, None])[..., 0]
@@ -162,6 +167,12 @@ class _State:
         self.sy[:, k, k] = torch.where(useful, bend, 1)
         self.yy[:, :, k] = self.yy[:, k] = along[:, MEMORY:]
         self.held = [each for each in self.held if each != k] + [k]
+
+    def _forget(self, which: Tensor) -> None:
+        """Make the history of some problems say nothing."""
+        self.H[which] = 0
+        self.yy[which] = 0
+        self.sy[which] = torch.eye(MEMORY).to(self.sy)
 
     def _rescale(self, root: Tensor) -> None:
         """Take the history to the coordinates of a new diagonal; inner products of steps and changes stay."""

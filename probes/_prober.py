@@ -161,7 +161,7 @@ class Prober:
 
     def _codes(self, cell: Cell, targets: list[Labels], used: Codes, groups: Names) -> list[Record]:
         """The online codes of each target's real and control labels, and its learning curve."""
-        if not (self.code and self.kind.classifies and len(used)):
+        if not (self.code and self.kind.coded and len(used)):
             return [dict(NO_CODE) for _ in targets]
         names = [(k, str(name)) for k, each in enumerate(targets) for name in CODED if name in each.problems]
         Y = _padded([targets[k].problems[name][used] for k, name in names], cell.features)

@@ -4,13 +4,21 @@ import seamscope.probes as room
 def test_the_room_offers_exactly_its_public_names():
     assert set(room.__all__) == {
         "PER_ITEM",
+        "Lens",
         "LinearProbe",
+        "LogitLens",
+        "TokenRanks",
+        "TunedLens",
         "bootstrap_interval",
+        "fit_tuned_lens",
+        "lens_ranks",
+        "load_tuned_lens",
         "paired_bootstrap_interval",
         "probe_features",
         "probe_grid",
         "probe_transfer",
         "summarise",
         "summarise_transfer",
+        "token_ranks",
     }
     assert all(hasattr(room, name) for name in room.__all__)
