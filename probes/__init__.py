@@ -1,20 +1,13 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
-from seamscope.probes._lens import (
-    Lens,
-    LogitLens,
-    TokenRanks,
-    TunedLens,
-    fit_tuned_lens,
-    lens_ranks,
-    load_tuned_lens,
-    token_ranks,
-)
+from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 from seamscope.probes._summary import summarise
 from seamscope.probes._transfer import probe_transfer, summarise_transfer
+from seamscope.probes._tuned_lens import TunedLens, load_tuned_lens
+from seamscope.probes._tuning import fit_tuned_lens
 
 __all__ = [
     "PER_ITEM",

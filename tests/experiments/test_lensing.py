@@ -16,8 +16,7 @@ from seamscope.experiments import run_conditions
 from seamscope.experiments._lensing import _Starts, _told_apart, lens_table, summarise_lens
 from seamscope.experiments.tasks import get
 from seamscope.hooks import RunError, SiteError, SpanError, TaskError, Vlm, capture, load_vlm
-from seamscope.probes import bootstrap_interval, paired_bootstrap_interval
-from seamscope.probes._lens import LogitLens, fit_tuned_lens
+from seamscope.probes import LogitLens, bootstrap_interval, fit_tuned_lens, paired_bootstrap_interval
 
 from ..checkpoints import BUILDERS
 from ..hooks.conftest import merging_tokenizer, sentence_tokenizer, word_tokenizer

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from seamscope.experiments.tasks import get
 from seamscope.hooks import RunError, SeamscopeError, SiteError, SpanError, StoreError, Vlm, capture, load_vlm
-from seamscope.probes import _lens
-from seamscope.probes._lens import (
+from seamscope.probes import (
     LogitLens,
     TunedLens,
+    _lens,
+    _tuned_lens,
     fit_tuned_lens,
     lens_ranks,
     load_tuned_lens,
@@ -267,7 +268,7 @@ def test_a_file_with_a_right_checksum_of_wrong_content_is_refused(
         tensors | {"3.weight": tensors["3.weight"].bfloat16()},
         tensors | {"losses": tensors["losses"][:2].clone()},
     ):
-        save_file(wrong, place, _lens._identity(organism) | _lens._sealed(wrong, tuned.fitted))
+        save_file(wrong, place, _tuned_lens._identity(organism) | _tuned_lens._sealed(wrong, tuned.fitted))
         refused(place, organism, StoreError, "does not hold what a lens of 'organism' has: 16 tensors")
 
 
