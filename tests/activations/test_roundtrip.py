@@ -347,3 +347,23 @@ def test_threads_may_read_one_store(joined, monkeypatch):
         wanted = [[k % 7, (k * 3) % 7] for k in range(60)]
         for rows, got in zip(wanted, pool.map(lambda rows: store.read(*cell, rows), wanted), strict=True):
             assert same(got.values, expected[rows].values)
+
+
+@pytest.mark.parametrize("nbytes", [1, 40, 10**9])
+def test_a_cell_is_streamed_in_blocks_of_bounded_size(joined, nbytes):
+    """End to end they are the whole; none has more bytes than asked for, give or take a row."""
+    most = 0
+    with open_store(joined) as store:
+        for condition in store.conditions:
+            for site, span in store.cells(condition):
+                whole = store.read(site, span, condition)
+                parts = list(store.stream(site, span, condition, nbytes=nbytes))
+                assert [rows.start for rows, _ in parts] == [0, *(rows.stop for rows, _ in parts[:-1])]
+                assert parts[-1][0].stop == len(whole)
+                assert same(torch.cat([acts.values for _, acts in parts]), whole.values)
+                assert torch.equal(torch.cat([acts.lengths for _, acts in parts]), whole.lengths)
+                token = whole.values[:1].numel() * whole.values.element_size()
+                longest = int(whole.lengths.max()) * token
+                assert all(acts.values.shape[0] * token <= nbytes + longest for _, acts in parts)
+                most = max(most, len(parts))
+        assert (most == 1) == (nbytes == 10**9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -85,6 +87,38 @@ def test_partners_share_a_group_in_the_store(study: Study) -> None:
 )
 def test_the_object_of_a_variable(name: str, number: int | None) -> None:
     assert object_of(name) == number
+
+
+def test_raw_pixels_stand_beside_direct_runs_only(study: Study) -> None:
+    """The suit is drawn in red or black, so that pixels tell it; a sum is in no pixel."""
+    table = study.probes
+    assert table[table.condition != "direct"].pixels_accuracy.isna().all()
+    direct = table[table.condition == "direct"].drop_duplicates("target").set_index("target")
+    assert (direct.pixels_accuracy[[f"card.{k}.suit" for k in range(3)]] > 0.8).all()
+    assert direct.pixels_accuracy["sum"] < 0.25
+    assert (direct.pixels_low <= direct.pixels_accuracy).all()
+    assert (direct.pixels_accuracy <= direct.pixels_high).all()
+
+
+def test_an_untrained_organism_reads_nothing_where_the_answer_is_made(study: Study) -> None:
+    rows = study.probes[(study.probes.span == "last") & (study.probes.condition == "direct")]
+    assert abs((rows.untrained_accuracy - rows.untrained_control_accuracy).mean()) < 0.05
+
+
+def test_words_are_read_before_the_first_layer_where_they_stand(tmp_path: Path) -> None:
+    sites = ("lm.embed", "lm.7.resid_post")
+    small = Study(Run(tmp_path / "run", Settings(n=40, sites=sites, spans=("objects", "last"))))
+    rows = small.probes[small.probes.target == "card.1.rank"].set_index(["condition", "span", "site"])
+    assert rows.embedded_accuracy["cascaded", "intermediate.1", "lm.7.resid_post"] > 0.9
+    assert rows.embedded_accuracy["cascaded", "last", "lm.7.resid_post"] < 0.3
+    found = small.transfer.set_index(["condition", "span", "target", "train_site", "site"])
+    assert {"direct", "cascaded"} == set(small.transfer.condition)
+    assert len(small.transfer[small.transfer.span == "last"]) == 2 * 7 * 2  # both ways, seven targets, at the same site
+    assert len(small.transfer[small.transfer.span == "image.object.0"]) == 2 * 2 * 2  # two targets, across all sites
+    same = found.loc["direct", "last", "sum", "lm.embed", "lm.embed"]
+    assert same.recentred_accuracy < 0.25
+    again = Study(Run(tmp_path / "run", small.settings))
+    pd.testing.assert_frame_equal(again.transfer, small.transfer)
 
 
 def test_hits_of_an_answer_are_kept_apart() -> None:
