@@ -114,6 +114,28 @@ def _probe(study: Study, as_json: bool) -> None:
     o.show("\n".join(["", *o.probe_warnings(table), f"tables: {study.run.folder}/probes.csv, transfer.csv"]))
 
 
+@app.command()
+@o.one_line_errors
+@o.also_asked
+def lens(
+    asked: dict[str, Any],
+    tuned: Annotated[bool, typer.Option("--tuned", help="Fit a tuned lens first, on items of other seeds.")] = False,
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Read the layers with the model's own head: where do the answer and the intermediate come up?"""
+    study = _open(asked, out, as_json=as_json)
+    table = study.lens(tuned=tuned)
+    if as_json:
+        return o.emit({"lens": table, "run": study.run.folder})
+    best = table.sort_values("difference", ascending=False).groupby(["condition", "what"]).head(1)
+    columns = ["condition", "what", "site", "span", "rank", "partner_rank", "logprob", "partner_logprob"]
+    columns += ["difference", "difference_low", "difference_high", "n"]
+    o.show(best.sort_values(["what", "condition"])[columns].round(2).to_string(index=False, na_rep="-"))
+    o.show(f"\nof {len(table)} cells those in which the item's own words stand out most from its partner's, chosen and")
+    o.show(f"scored on the same items; all of them: {study.run.folder}/{'lens.tuned' if tuned else 'lens'}.csv")
+
+
 def _patch(study: Study, as_json: bool) -> None:
     table = study.effects
     if as_json:

@@ -13,13 +13,15 @@ from typing import Final
 import pandas as pd
 
 from seamscope.activations import Store, is_whole, open_store
-from seamscope.hooks import RunError, Vlm, load_vlm
+from seamscope.hooks import Batch, RunError, Site, Vlm, load_vlm
+from seamscope.probes import LogitLens, TunedLens, fit_tuned_lens, load_tuned_lens
 
 from . import tasks
 from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
 from ._identity import used_by
+from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._members import Members
 from ._plates import draw_plates, main_family
@@ -33,6 +35,8 @@ from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
+TUNED_LENS: Final = "tuned_lens.safetensors"
+LENS_ITEMS: Final = 128  # that a tuned lens is fitted on
 
 
 class Study:
@@ -185,6 +189,57 @@ class Study:
                 return study_transfer(store, seed=self.settings.seed, progress=self.progress)
 
         return self.run.table("transfer", make)
+
+    def lens(self, *, tuned: bool = False) -> pd.DataFrame:
+        """What comes up in the layers, read through the logit lens, or through a tuned one that is fitted first."""
+
+        def make() -> pd.DataFrame:
+            asked = self.settings
+            check_pairs(self.task, self.items)
+            kinds = ("resid_post",) if tuned else ("embed", "resid_pre", "resid_mid", "resid_post")
+            parsed = [Site.parse(site) for site in self.sites]
+            sites = [str(site) for site in parsed if site.stack == "lm" and site.kind in kinds]
+            if not sites:
+                raise RunError("there is nothing to read; --sites must name streams of the decoder, as lm.*.resid_post")
+            lens = self.tuned_lens() if tuned else LogitLens(self.vlm)
+            table = lens_table(
+                self.vlm,
+                self.task,
+                self.items,
+                lens=lens,
+                sites=sites,
+                spans=asked.spans,
+                profile=asked.profile,
+                batch_size=asked.batch_size,
+                progress=self.progress,
+            )
+            return summarise_lens(table, seed=asked.seed)
+
+        return self.run.table("lens.tuned" if tuned else "lens", make)
+
+    def tuned_lens(self) -> TunedLens:
+        """The run's tuned lens, fitted on items of other seeds than those that are read; kept in its folder."""
+        if self.run.has(TUNED_LENS):
+            return load_tuned_lens(self.run.folder / TUNED_LENS, self.vlm)
+        if self.task.size is not None:
+            raise RunError(
+                "a tuned lens needs items that it is not read on; use a task that makes them, or the logit lens"
+            )
+        seen, unseen = (self._lens_batches(count, seed) for count, seed in ((LENS_ITEMS, 1), (LENS_ITEMS // 4, 2)))
+        lens = fit_tuned_lens(self.vlm, seen, held_out=unseen, seed=self.settings.seed, progress=self.progress)
+        lens.save(self.run.path(TUNED_LENS))
+        return lens
+
+    def _lens_batches(self, count: int, seed: int) -> list[Batch]:
+        asked = self.settings
+        items = self.task.items(count, profile_name=asked.profile, seed=asked.seed + seed)
+        heard = [item.saying(item.intermediate) for item in items]
+        starts = range(0, count, asked.batch_size)
+        return [
+            self.vlm.encode(heard[start : start + asked.batch_size], condition=name)
+            for name in ("direct", "cascaded")
+            for start in starts
+        ]
 
     @cached_property
     def patch_rows(self) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from seamscope.hooks import StoreError, choose
 Codes = NDArray[np.int64]
 
 PREFIXES = {"real": "", "control": "control_", "shuffled": "shuffled_"}  # of a table's columns, by kind of labels
-MOST_ALONE = 0.5  # share of classes that may be in one group only
+MANY = 100  # classes, of which so many may be in one group only; fewer are fitted, and called starved
+MOST_ALONE = 0.5  # share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def _check(target: str, labels: NDArray[Any], groups: pd.Series[Any] | None, *, 
     if numbers or groups is None:
         return
     held = pd.Series(groups.to_numpy()).groupby(codes).nunique()
-    if (held < 2).mean() > MOST_ALONE:
+    if len(distinct) > MANY and (held < 2).mean() > MOST_ALONE:
         alone = int((held < 2).sum())
         raise StoreError(
             f"target {target!r} has {len(distinct)} classes, {alone} of them in one group only: what is held out was "

@@ -21,7 +21,7 @@ from seamscope.experiments import _cli, _study
 from seamscope.experiments._options import emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
-STUDY_COMMANDS = ("gap", "capture", "probe", "patch", "locate")
+STUDY_COMMANDS = ("gap", "capture", "probe", "lens", "patch", "locate")
 COMMANDS = (*STUDY_COMMANDS, "demo", "report", "doctor", "families", "tasks", "tasks show")
 RECORD = {"image": "a.png", "question": "Sort them.", "intermediate": ["5", "ace"], "answer": "5 ace"}
 TINY = ("--sites", "lm.0.resid_post", "--spans", "last", "--n", "6", "--batch-size", "1")
@@ -175,7 +175,7 @@ class TestRefusals:
     def test_more_records_than_there_are(self) -> None:
         assert "holds 1 records, 6 were asked for" in refused("gap", "--task", records(RECORD), "--n", "6")
 
-    @pytest.mark.parametrize("command", ["capture", "probe", "patch", "locate"])
+    @pytest.mark.parametrize("command", ["capture", "probe", "lens", "patch", "locate"])
     def test_records_without_partners(self, command: str) -> None:
         rows = [{**RECORD, "id": str(k), "variables": {"first": k}} for k in range(6)]
         assert "line 1: no counterfactual partner; add the field 'pair'" in refused(
@@ -349,7 +349,7 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
     assert not (killed / "probes.csv").exists()
     succeed(*words, str(killed))
     succeed(*words, str(whole))
-    assert tables(killed).keys() == tables(whole).keys() == {"probes.csv", "probe_hits.csv"}
+    assert tables(killed).keys() == tables(whole).keys() == {"probes.csv", "probe_hits.csv", "transfer.csv"}
     for name, table in tables(whole).items():
         pd.testing.assert_frame_equal(tables(killed)[name], table)
     for name in ("activations.h5", "untrained.h5"):
