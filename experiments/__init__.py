@@ -3,6 +3,8 @@
 from ._conditions import both_steps_pass, composition_gap, run_conditions
 from ._decide import Decision, Facts, Thresholds, decide
 from ._effects import summarise_sweep
+from ._erasing import erase_sweep, push_sweep
+from ._erasing_effects import decodable_and_causal, summarise_erasing, summarise_pushes
 from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._run import Run, Settings
@@ -27,11 +29,16 @@ __all__ = [
     "both_steps_pass",
     "composition_gap",
     "decide",
+    "decodable_and_causal",
+    "erase_sweep",
     "layer_cells",
     "lens_table",
     "locate",
+    "push_sweep",
     "run_conditions",
+    "summarise_erasing",
     "summarise_lens",
+    "summarise_pushes",
     "summarise_sweep",
     "sweep",
 ]

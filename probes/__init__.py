@@ -1,5 +1,6 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
+from seamscope.probes._erase import Directions, Eraser, fit_direction, fit_eraser, random_eraser
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
 from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
@@ -11,12 +12,16 @@ from seamscope.probes._tuning import fit_tuned_lens
 
 __all__ = [
     "PER_ITEM",
+    "Directions",
+    "Eraser",
     "Lens",
     "LinearProbe",
     "LogitLens",
     "TokenRanks",
     "TunedLens",
     "bootstrap_interval",
+    "fit_direction",
+    "fit_eraser",
     "fit_tuned_lens",
     "lens_ranks",
     "load_tuned_lens",
@@ -24,6 +29,7 @@ __all__ = [
     "probe_features",
     "probe_grid",
     "probe_transfer",
+    "random_eraser",
     "summarise",
     "summarise_transfer",
     "token_ranks",

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ._depth import Depth, dress
+from ._lines import band, share_axis
 from ._style import COLOURS, FAINT, NAMES, SPANS, axes_for, legend_above, marker_size, styled
 from ._tables import distinct, keep, need
 
@@ -45,14 +46,13 @@ def cross_curves(
     table = keep(table, "effects", "span", shown)
     ax = axes_for(ax, height=2.7)
     depth = Depth.of(table.target_site, kind=kind)
-    table = table[[site in depth for site in table.target_site]]
-    table = table.assign(x=[depth.x(site) for site in table.target_site]).sort_values("x")
+    table = depth.along(table, "target_site")
     for span in shown:
         _curve(ax, table[table.span == span], span, size=marker_size(len(depth)))
     crossed = table[table.experiment == "cross"]
     _levels(ax, base=crossed.base_right.mean(), ceiling=crossed.ceiling_right.mean())
     dress(ax, depth)
-    _words(ax, shown, banded=bool(depth.run("vision")))
+    _words(ax, shown, depth)
     return ax
 
 
@@ -68,8 +68,7 @@ def look(span: str) -> tuple[str, str]:
 def _curve(ax: Axes, table: pd.DataFrame, span: str, *, size: float) -> None:
     colour, marker = look(span)
     crossed, control = (table[table.experiment == name] for name in ("cross", "cross_control"))
-    band = f"{span} 95 %"
-    ax.fill_between(crossed.x, crossed.right_low, crossed.right_high, color=colour, alpha=0.2, lw=0, label=band)
+    band(ax, crossed, ("right_low", "right_high"), colour=colour, label=span)
     ax.plot(crossed.x, crossed.right, color=colour, marker=marker, ms=size, label=span, zorder=3)
     dashed = f"{span} control"
     ax.plot(control.x, control.right, color=colour, linestyle=CONTROL, lw=0.8, label=dashed, zorder=2)
@@ -80,15 +79,14 @@ def _levels(ax: Axes, *, base: float, ceiling: float) -> None:
     ax.axhline(ceiling, color=COLOURS["oracle"], lw=0.9, label="source", zorder=1)
 
 
-def _words(ax: Axes, shown: list[str], *, banded: bool) -> None:
-    ax.set_ylim(-0.02, 1.04)
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+def _words(ax: Axes, shown: list[str], depth: Depth) -> None:
+    share_axis(ax)
     ax.set_ylabel("answered right (share of items)")
-    ax.set_xlabel("layer written to" if banded else "decoder layer written to")
+    ax.set_xlabel(f"{depth.label} written to")
     handles = [Line2D([], [], color=look(s)[0], marker=look(s)[1], label=NAMES.get(s, s)) for s in shown]
     handles += [
         Line2D([], [], color=FAINT, linestyle=CONTROL, lw=0.8, label="control: partner's state"),
         Line2D([], [], color=COLOURS["direct"], lw=0.9, label="direct, unpatched"),
         Line2D([], [], color=COLOURS["oracle"], lw=0.9, label="text run (source)"),
     ]
-    legend_above(ax, handles, columns=3, lift=10)
+    legend_above(ax, handles, columns=3, lift=depth.headroom)

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from seamscope.hooks import RunError, Site
 
-from ._style import FAINT, SMALL, text_width, width_in_points
+from ._style import FAINT, SMALL, height_in_points, text_width, width_in_points
 
 STACKS: Final = {"vision": ("vision tower", "tower"), "lm": ("language decoder", "decoder")}
 WHOLE: Final = {"projector.out": "proj.", "lm.embed": "emb.", "lm.final_norm": "norm", "lm.logits": "logits"}
@@ -37,6 +38,11 @@ class Depth:
         """Where a site stands on the axis."""
         return self.sites.index(Site.parse(site))
 
+    def along(self, table: pd.DataFrame, column: str = "site") -> pd.DataFrame:
+        """The rows whose site is on the axis, in its order, with their place on it in the column `x`."""
+        table = table[[site in self for site in table[column]]]
+        return table.assign(x=[self.x(site) for site in table[column]]).sort_values("x", kind="stable")
+
     def __contains__(self, site: str) -> bool:
         return Site.parse(site) in self.sites
 
@@ -47,6 +53,17 @@ class Depth:
         """First and last index of a stack, or None where the axis has none of it."""
         found = [k for k, site in enumerate(self.sites) if site.stack == stack]
         return (found[0], found[-1]) if found else None
+
+    @property
+    def label(self) -> str:
+        """What the axis counts: layers of one stack, or of several."""
+        stacks = {site.stack for site in self.sites}
+        return f"{STACKS[stacks.pop()][1]} layer" if len(stacks) == 1 and stacks <= set(STACKS) else "layer"
+
+    @property
+    def headroom(self) -> float:
+        """Points over the axes that the names of the stacks take; one stack is named by the axis."""
+        return 10.0 if len({site.stack for site in self.sites}) > 1 else 0.0
 
     def layer(self, number: int, *, stack: str = "lm") -> int | None:
         """Index of a layer of a stack, or None."""
@@ -70,7 +87,7 @@ class Depth:
 
 
 def dress(ax: Axes, depth: Depth, *, lines: bool = True, room: float = 1.0) -> None:
-    """Give the axes the depth axis: ticks, stack names above, a line between stacks.
+    """Give the axes the depth axis: ticks, and a line between stacks and their names above if there are several.
 
     `room`: share of the axes' present width that other artists, such as a colour bar, will leave them.
     """
@@ -82,9 +99,16 @@ def dress(ax: Axes, depth: Depth, *, lines: bool = True, room: float = 1.0) -> N
     for left, right in zip(depth.sites, depth.sites[1:], strict=False):
         if lines and left.stack != right.stack:
             ax.axvline(depth.x(str(right)) - 0.5, color=FAINT, linewidth=0.6, zorder=0.5)
-    for stack in STACKS:
+    for stack in STACKS if depth.headroom else ():
         _name_stack(ax, depth, stack)
-    ax.set_xlabel("layer")
+    ax.set_xlabel(depth.label)
+
+
+def dress_up(ax: Axes, depth: Depth) -> None:
+    """Give the axes the depth axis upwards: ticks alone."""
+    ax.set_ylim(-0.5, len(depth) - 0.5)
+    ticks = depth.ticks(height_in_points(ax))
+    ax.set_yticks([k for k, _ in ticks], [name for _, name in ticks])
 
 
 def _name_stack(ax: Axes, depth: Depth, stack: str) -> None:

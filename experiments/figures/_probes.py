@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -12,15 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ._depth import Depth, dress
+from ._lines import MARKERS, band, chance_line, share_axis, thin
 from ._style import COLOURS, DASHES, NAMES, WIDTH, axes_for, blank, legend_above, marker_size, styled
 from ._tables import keep, number_in, probe_lines, span_family
 
-MARKERS: Final = {"direct": "o", "cascaded": "s", "oracle": "^", "cot": "D"}
-CONTROLS: Final = {
-    "control": "control_accuracy",
-    "shuffled": "shuffled_accuracy",
-    "untrained": "untrained_accuracy",
-}
+CONTROLS: Final = ("control", "shuffled", "untrained")
 
 
 @styled
@@ -36,6 +32,9 @@ def probe_curves(
 ) -> Axes:
     """Accuracy of probes over depth at one place, by condition, with 95 % bands and controls.
 
+    Thin, in the colour of the condition: the control task, shuffled labels and the untrained model, with faint bands,
+    as far as the table has them; and a level where a probe of raw pixels stands.
+
     `probes` is the summary of a probe grid. `span` is a place: `objects` holds `image.object.k` in direct
     and `intermediate.k` in cascaded runs; other spans are themselves. `target` is one target (`card.0.rank`)
     or a family (`card.*.rank`), drawn as the mean of its targets; default, the mean of all targets that
@@ -44,11 +43,11 @@ def probe_curves(
     """
     ax = axes_for(ax, height=2.4)
     lines = probe_lines(probes, span=span, target=target)
-    _curves(ax, lines, Depth.of(lines.site, kind=kind), conditions)
+    depth = Depth.of(lines.site, kind=kind)
+    _curves(ax, lines, depth, conditions)
     _words(ax, span)
     if legend:
-        held = [name for name, column in CONTROLS.items() if column in lines]
-        legend_above(ax, _handles(conditions, held), columns=3, lift=10)
+        legend_above(ax, _handles([lines], conditions), columns=3, lift=depth.headroom)
     return ax
 
 
@@ -79,8 +78,7 @@ def probe_panels(
     for ax in panels[1:]:
         for name in list(ax.texts):
             name.remove()  # the stacks are named once, over the first panel
-    held = [name for name, column in CONTROLS.items() if any(column in t for t in tables.values())]
-    legend_above(panels[0], _handles(conditions, held), columns=3, lift=10)
+    legend_above(panels[0], _handles(list(tables.values()), conditions), columns=3, lift=depth.headroom)
     return figure
 
 
@@ -94,55 +92,43 @@ def _curves(ax: Axes, lines: pd.DataFrame, depth: Depth, conditions: Sequence[st
     keep(lines, "probes", "condition", conditions)
     size = marker_size(len(depth))
     for name in conditions:
-        table = _ordered(lines[lines.condition == name], depth)
-        for control, column in CONTROLS.items():
-            if column in table:
-                _thin(ax, table, column, control, depth)
-        colour = COLOURS[name]
-        ax.fill_between(table.x, table.low, table.high, color=colour, alpha=0.22, lw=0, label=f"{name} 95 %")
-        ax.plot(table.x, table.accuracy, color=colour, marker=MARKERS[name], ms=size, label=name, zorder=3)
-    chance = _ordered(lines[lines.condition.isin(conditions)], depth).groupby("x").chance.mean()
-    ax.plot(
-        chance.index,
-        chance,
-        color=COLOURS["chance"],
-        linestyle=DASHES["chance"],
-        lw=0.9,
-        label="chance",
-        zorder=2,
-    )
+        table = depth.along(lines[lines.condition == name])
+        for control in CONTROLS:
+            if _measured(table, control):
+                thin(ax, table, control, colour=COLOURS[name], label=f"{name} {control}")
+        if _measured(table, "pixels"):
+            _level(ax, table, name)
+        band(ax, table, ("low", "high"), colour=COLOURS[name], label=name)
+        ax.plot(table.x, table.accuracy, color=COLOURS[name], marker=MARKERS[name], ms=size, label=name, zorder=3)
+    chance_line(ax, depth.along(lines[lines.condition.isin(conditions)]))
     dress(ax, depth)
 
 
-def _ordered(table: pd.DataFrame, depth: Depth) -> pd.DataFrame:
-    table = table[[site in depth for site in table.site]]
-    return table.assign(x=[depth.x(site) for site in table.site]).sort_values("x")
+def _measured(table: pd.DataFrame, control: str) -> bool:
+    column = f"{control}_accuracy"
+    return column in table.columns and bool(table[column].notna().any())
 
 
-def _thin(ax: Axes, table: pd.DataFrame, column: str, control: str, depth: Depth) -> None:
-    ax.plot(
-        table.x,
-        table[column],
-        color=COLOURS[control],
-        linestyle=DASHES[control],
-        lw=0.6,
-        label=control,
-        zorder=1.5,
-    )
+def _level(ax: Axes, table: pd.DataFrame, condition: str) -> None:
+    """Raw pixels are at no depth: a line across all places of the condition."""
+    ends = [table.x.min() - 0.5, table.x.max() + 0.5]
+    style: dict[str, Any] = {"color": COLOURS["pixels"], "linestyle": DASHES["pixels"], "lw": 0.6}
+    ax.hlines(table.pixels_accuracy.mean(), *ends, label=f"{condition} pixels", zorder=1.4, **style)
 
 
 def _words(ax: Axes, span: str) -> None:
-    ax.set_ylim(-0.02, 1.04)
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    share_axis(ax)
     name = NAMES.get(span_family(span), span) if number_in(span) is None else span
     ax.set_ylabel(f"probe accuracy (share of items)\n{name}")
 
 
-def _handles(conditions: Sequence[str], controls: Sequence[str]) -> list[Artist]:
+def _handles(tables: Sequence[pd.DataFrame], conditions: Sequence[str]) -> list[Artist]:
+    drawn = [table[table.condition.isin(conditions)] for table in tables]
+    held = [name for name in (*CONTROLS, "pixels") if any(_measured(table, name) for table in drawn)]
     strong = [Line2D([], [], color=COLOURS[name], marker=MARKERS[name], label=NAMES[name]) for name in conditions]
-    names = ["chance", *controls]
-    thin = [
-        Line2D([], [], color=COLOURS[n], linestyle=DASHES[n], lw=0.9 if n == "chance" else 0.6, label=NAMES[n])
-        for n in names
-    ]
-    return [*strong, *thin]
+    return [*strong, *(_handle(name) for name in ("chance", *held))]
+
+
+def _handle(name: str) -> Line2D:
+    width = 0.9 if name == "chance" else 0.6
+    return Line2D([], [], color=COLOURS[name], linestyle=DASHES[name], lw=width, label=NAMES[name])

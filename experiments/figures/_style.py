@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 WIDTH: Final = 3.4  # inches: one column
 SMALL: Final = 6.0  # points: the smallest text that is drawn
 INK: Final = "#222222"
+TITLE: Final = 12.0  # points that a title of one line takes
 FAINT: Final = "#8a8a8a"
 
 # Okabe & Ito's colour-blind-safe palette; conditions have its saturated colours, controls are grey.
@@ -29,8 +30,15 @@ COLOURS: Final = {
     "control": "#555555",
     "shuffled": "#9a9a9a",
     "untrained": "#777777",
+    "pixels": "#222222",
 }
-DASHES: Final = {"chance": ":", "control": "-", "shuffled": (0, (4, 1.5)), "untrained": (0, (6, 1.5, 1, 1.5))}
+DASHES: Final = {
+    "chance": ":",
+    "control": "-",
+    "shuffled": (0, (4, 1.5)),
+    "untrained": (0, (6, 1.5, 1, 1.5)),
+    "pixels": (0, (9, 3)),
+}
 # Places: the orange family is the image's side, the blue family and grey the reading side, black both, dark grey all.
 SPANS: Final = {
     "objects": ("#E69F00", "o"),
@@ -51,6 +59,7 @@ NAMES: Final = {
     "control": "control task",
     "shuffled": "shuffled labels",
     "untrained": "untrained model",
+    "pixels": "raw pixels",
     "objects": "object patches",
     "image": "all image tokens",
     "question": "question tokens",
@@ -60,6 +69,7 @@ NAMES: Final = {
     "objects+reading": "objects + reading",
     "prompt": "every token",
 }
+WORDS: Final = ("cascaded", "oracle")  # conditions without a picture, in which objects are words
 RC: Final = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -138,9 +148,20 @@ def width_in_points(ax: Axes) -> float:
     return float(ax.get_position().width * root(ax).get_figwidth() * 72)
 
 
+def height_in_points(ax: Axes) -> float:
+    """Height of the axes in points, before the layout has settled."""
+    return float(ax.get_position().height * root(ax).get_figheight() * 72)
+
+
 def text_width(text: str, *, size: float = SMALL) -> float:
     """Width of a text in points, near enough to decide whether it fits."""
     return 0.62 * size * max(map(len, text.splitlines() or [""]))
+
+
+def place_name(place: str, condition: str) -> str:
+    """What a place is called in runs of a condition."""
+    words = {"objects": "object words", "image": "all their words"} if condition in WORDS else {}
+    return words.get(place, NAMES.get(place, place))
 
 
 def marker_size(points: int) -> float:
@@ -161,7 +182,5 @@ def ramp(colour: str) -> LinearSegmentedColormap:
 
 def legend_above(ax: Axes, handles: Sequence[Artist], *, columns: int, lift: float = 0.0) -> None:
     """A legend over the axes, `lift` points above their upper edge."""
-    height = ax.get_position().height * root(ax).get_figheight() * 72
-    ax.legend(
-        handles=list(handles), loc="lower center", bbox_to_anchor=(0.5, 1 + lift / height), ncol=columns
-    ).set_in_layout(True)
+    above = 1 + lift / height_in_points(ax)
+    ax.legend(handles=list(handles), loc="lower center", bbox_to_anchor=(0.5, above), ncol=columns).set_in_layout(True)

@@ -13,12 +13,12 @@ from seamscope.hooks import RunError, choose
 
 def need(table: pd.DataFrame, what: str, columns: Sequence[str]) -> pd.DataFrame:
     """The table itself; raise `RunError` if it has no rows or lacks a column."""
-    missing = [name for name in columns if name not in table.columns]
-    if missing and not (table.empty and len(table.columns) == 0):
-        has = ", ".join(map(str, table.columns))
-        raise RunError(f"the {what} table lacks the column {', '.join(map(repr, missing))}; it has: {has}")
     if table.empty:
         raise RunError(f"the {what} table is empty: there is nothing to draw")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        has = ", ".join(map(str, table.columns))
+        raise RunError(f"the {what} table lacks the column {', '.join(map(repr, missing))}; it has: {has}")
     return table
 
 
@@ -38,7 +38,7 @@ def distinct(table: pd.DataFrame, column: str) -> list[str]:
 
 def span_family(span: str) -> str:
     """The place of a span, the same in both runs: `image.object.2` and `intermediate.2` are `objects`."""
-    if re.fullmatch(r"(image\.object|intermediate)\.\d+", span):
+    if re.fullmatch(r"(image\.object|intermediate)\.(\d+|\{k\})", span):
         return "objects"
     return "image" if span == "intermediate" else span
 
@@ -55,7 +55,13 @@ def number_in(name: str) -> int | None:
 
 
 PROBE_COLUMNS = ("site", "span", "condition", "target", "accuracy", "low", "high", "chance")
-_MEANS = ("accuracy", "low", "high", "chance", "control_accuracy", "shuffled_accuracy", "untrained_accuracy")
+_SCORES = ("control", "shuffled", "untrained", "pixels")
+_MEANS = (
+    *PROBE_COLUMNS[4:],
+    *(f"{name}_{part}" for name in _SCORES for part in ("accuracy", "low", "high")),
+    *(f"{name}{part}" for name in ("selectivity", "bits") for part in ("", "_low", "_high")),
+    "uniform_bits",
+)
 
 
 def probe_lines(probes: pd.DataFrame, *, span: str, target: str | None) -> pd.DataFrame:
@@ -66,30 +72,41 @@ def probe_lines(probes: pd.DataFrame, *, span: str, target: str | None) -> pd.Da
 
     An object's own target is read at its own span (`card.1.rank` at `image.object.1`). The bounds are the
     means of the targets' bounds, which is no narrower than an interval of the mean. Columns: `site,
-    condition, accuracy, low, high, chance`, the controls that the table has, and `targets` (how many were
-    averaged). Raises `RunError` where some targets are missing at some sites only.
+    condition, accuracy, low, high, chance`, the controls and other measures that the table has, `q`, the largest of
+    the targets, and `targets` (how many were averaged). Raises `RunError` where some targets are missing at some
+    sites only.
     """
     rows = need(probes, "probes", PROBE_COLUMNS)
-    rows = rows.assign(place=rows.span.map(span_family), family=rows.target.map(target_family))
-    rows = keep(rows, "probes", "place", span_family(span))
-    rows = _one_target(own_rows(rows), target)
-    held = [name for name in _MEANS if name in rows.columns]
-    grouped = rows.groupby(["site", "condition"], sort=False)
-    lines = grouped[held].mean().assign(targets=grouped.target.nunique())
+    rows = keep(rows.assign(place=rows.span.map(span_family)), "probes", "place", span_family(span))
+    rows = of_target(rows, "probes", target)
+    return averaged(rows, "probes", ("site", "condition"), _MEANS)
+
+
+def averaged(rows: pd.DataFrame, what: str, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Means of those columns that there are over the targets of each cell, and the largest `q`.
+
+    NaN where one of a cell's targets was not measured; `RunError` where a cell lacks a target that another has.
+    """
+    held = [name for name in columns if name in rows.columns]
+    grouped = rows.groupby(list(by), sort=False)
+    whole = grouped[held].count().eq(grouped.size(), axis=0)
+    lines = grouped[held].mean().where(whole).assign(targets=grouped.target.nunique())
+    if "q" in rows.columns:
+        lines["q"] = grouped["q"].max()
     lines = lines.reset_index()
     few = lines[lines.targets < lines.targets.max()]
     if not few.empty:
+        where = ", ".join(str(few[name].iloc[0]) for name in by)
         raise RunError(
-            f"the probes table lacks a target at {few.site.iloc[0]} ({few.condition.iloc[0]}, {span}): "
-            f"{few.targets.iloc[0]} of {lines.targets.max()} are there, and means over different targets "
-            "cannot be compared"
+            f"the {what} table lacks a target at {where}: {few.targets.iloc[0]} of {lines.targets.max()} are there, "
+            "and means over different targets cannot be compared"
         )
     return lines
 
 
-def own_rows(probes: pd.DataFrame) -> pd.DataFrame:
+def own_rows(table: pd.DataFrame, column: str = "span") -> pd.DataFrame:
     """Without the rows in which one object's target is read at another object's span."""
-    return probes[[_belong(s, t) for s, t in zip(probes.span, probes.target, strict=True)]]
+    return table[[_belong(s, t) for s, t in zip(table[column], table.target, strict=True)]]
 
 
 def _belong(span: str, target: str) -> bool:
@@ -98,13 +115,22 @@ def _belong(span: str, target: str) -> bool:
     return number_in(target) is None or number_in(target) == number_in(span)
 
 
-def _one_target(rows: pd.DataFrame, target: str | None) -> pd.DataFrame:
-    families = distinct(rows, "family")
+def of_target(rows: pd.DataFrame, what: str, target: str | None, spans: Sequence[str] = ("span",)) -> pd.DataFrame:
+    """The rows of a target or a family of them; None: of all that describe one object, or of the only family.
+
+    In each of the columns `spans`, an object's own target is read at its own span.
+    """
+    for column in spans:
+        rows = own_rows(rows, column)
+        if rows.empty:
+            raise RunError(f"the {what} table has no target at the {column} of its own object: nothing can be drawn")
+    family = rows.target.map(target_family)
+    families = list(dict.fromkeys(family))
     if target in families:
-        return rows[rows.family == target]
+        return rows[family == target]
     if target is not None:
-        return keep(rows, "probes", "target", target)
-    of_objects = rows[[number_in(name) is not None for name in rows.target]]
+        return keep(rows, what, "target", target)
+    of_objects = rows[rows.target.map(number_in).notna()]
     if of_objects.empty and len(families) > 1:
         raise RunError(f"several targets can be drawn: name one with target=: {', '.join(families)}")
     return rows if of_objects.empty else of_objects

@@ -66,26 +66,122 @@ def _probe(
     rng: np.random.Generator, place: str, condition: str, at: tuple[str, str, float], depth: float, k: int
 ) -> dict[str, object]:
     share = float(np.clip(_readable(place, condition, at[1], depth) + rng.normal(0, 0.015), 0.05, 1))
-    low, high = _interval(share)
     stem = "image.object" if condition == "direct" else "intermediate"
     control = 0.11 + 0.05 * share + rng.normal(0, 0.01)
+    blank = place == "question" and depth == 0 and condition == "direct"
     return {
         **dict(zip(("site", "stack", "layer"), at, strict=True)),
         "span": f"{stem}.{k}" if place == "objects" else place,
         "condition": condition,
         "target": f"card.{k}.rank",
-        "accuracy": share,
-        "low": low,
-        "high": high,
-        "control_accuracy": control,
-        "shuffled_accuracy": 0.09 + rng.normal(0, 0.015),
+        **_scored("", share),
+        **_scored("control_", control),
+        **_scored("shuffled_", 0.09 + rng.normal(0, 0.015)),
+        **_scored("untrained_", 0.3 - 0.1 * depth if place == "objects" else 0.14),
+        **_scored("pixels_", 0.8 + 0.02 * k if condition == "direct" else np.nan),
         "chance": 0.1,
-        "selectivity": share - control,
-        "selectivity_low": share - control - 0.05,
-        "selectivity_high": share - control + 0.05,
-        "untrained_accuracy": 0.3 - 0.1 * depth if place == "objects" else 0.14,
+        **_around("selectivity", -0.01 if blank else share - control),
+        **_around("bits", 3.4 * (1 - share) + 0.1),
+        "uniform_bits": 3.7,
+        "q": 0.4 if blank and k == 1 else 1e-9,
         "n_rows": N,
     }
+
+
+def _scored(prefix: str, share: float) -> dict[str, float]:
+    low, high = _interval(share) if np.isfinite(share) else (np.nan, np.nan)
+    return {f"{prefix}accuracy": share, f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _around(name: str, value: float, half: float = 0.05) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
+def transfer_table(lm: int = 6, objects: int = 3) -> pd.DataFrame:
+    """Objects both ways across sites, and the last position, where nothing of it carries over, at the same site."""
+    rng, rows = np.random.default_rng(2), []
+    places = {("objects", k): (f"intermediate.{k}", f"image.object.{k}") for k in range(objects)}
+    places |= {("last", k): ("last", "last") for k in range(objects)}
+    layers = [("lm.embed", np.nan), *((f"lm.{k}.resid_post", float(k)) for k in range(lm))]
+    for (place, k), (text, picture) in places.items():
+        for train, test in ((("cascaded", text), ("direct", picture)), (("direct", picture), ("cascaded", text))):
+            for a, (source, _) in enumerate(layers):
+                for b, (site, layer) in enumerate(layers):
+                    if place == "last" and a != b:
+                        continue
+                    near = 0.75 - 0.5 * abs(a - b) / lm
+                    share = float(np.clip((near if place == "objects" else 0.11) + rng.normal(0, 0.01), 0, 1))
+                    rows.append(
+                        {
+                            **dict(zip(("train_condition", "train_span", "train_site"), (*train, source), strict=True)),
+                            **dict(zip(("condition", "span", "site", "layer"), (*test, site, layer), strict=True)),
+                            "stack": "lm",
+                            "target": f"card.{k}.rank",
+                            **_scored("", 0.1 + 0.4 * (share - 0.1)),
+                            **_scored("recentred_", share),
+                            **_scored("control_", 0.12),
+                            "chance": 0.1,
+                            "q": 1e-6 if share > 0.3 else 0.2,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def causal_table(vision: int = 3, lm: int = 6, conditions: tuple[str, ...] = ("direct",)) -> pd.DataFrame:
+    """Objects are used early and the last position late; what lies between is there but not used."""
+    rng, rows = np.random.default_rng(3), []
+    probes = probes_table(vision, lm)
+    for condition in conditions:
+        for row in probes[probes.condition == ("direct" if condition == "direct" else "cascaded")].itertuples():
+            depth = 0.0 if np.isnan(row.layer) or row.stack == "vision" else row.layer / (lm - 1)
+            used = {"last": _sigmoid(depth, 0.6), "question": 0.0}.get(row.span, 1 - _sigmoid(depth, 0.5))
+            effect = -4.0 * used * max(row.selectivity, 0) + rng.normal(0, 0.1)
+            rows.append(
+                {
+                    **{"condition": condition, "site": row.site, "span": row.span, "variable": row.target},
+                    **{"stack": row.stack, "layer": row.layer, "chance": 0.1},
+                    **{"accuracy": row.accuracy, "accuracy_low": row.low, "accuracy_high": row.high},
+                    **_around("selectivity", row.selectivity),
+                    **_around("effect", effect, 0.3),
+                    **_around("random_effect", rng.normal(-0.05, 0.08), 0.3),
+                    "warning": "an intervention on a subspace can act through a pathway that is dormant otherwise",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def lens_table(lm: int = 6, objects: int = 3) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(4), []
+    for condition, stem in (("direct", "image.object"), ("cascaded", "intermediate")):
+        for layer in range(lm):
+            depth = layer / (lm - 1)
+            for span in (*(f"{stem}.{k}" for k in range(objects)), "question", "last"):
+                for what in ("answer", *(f"intermediate.{k}" for k in range(objects))):
+                    late = _sigmoid(depth, 0.6 if condition == "cascaded" else 0.9) if span == "last" else 0.1
+                    own, other = -7 + 6.5 * late + rng.normal(0, 0.05), -7 - 3 * late + rng.normal(0, 0.05)
+                    rows.append(
+                        {
+                            **{"condition": condition, "site": f"lm.{layer}.resid_post", "layer": layer},
+                            **{"span": span, "what": what, "n": N, "n_same": 0},
+                            **{"rank": round(60 * (1 - late) ** 3), "partner_rank": 60.0},
+                            **_around("logprob", own, 0.3),
+                            **_around("partner_logprob", other, 0.4),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def grid_table(vision: int = 3, lm: int = 6, folds: int = 3) -> pd.DataFrame:
+    """Fold rows of the probes with their learning curves; those of the tower still rise."""
+    rows, counts = [], (24, 50, 100, 200)
+    for row in probes_table(vision, lm).itertuples():
+        start, rising = 0.15, row.stack == "vision"
+        steps = (0.0, 0.33, 0.66, 1.0) if rising else (0.0, 0.8, 1.0, 1.0)
+        curve = tuple(start + (row.accuracy - start) * step for step in steps)
+        own = {"site": row.site, "span": row.span, "condition": row.condition, "target": row.target, "chance": 0.1}
+        gain = {"curve_rows": counts, "curve": curve, "gain_low": 0.02 if rising else -0.03}
+        rows += [{**own, "fold": fold, **gain} for fold in range(folds)]
+    return pd.DataFrame(rows)
 
 
 def effects_table(vision: int = 3, lm: int = 6) -> pd.DataFrame:

@@ -19,9 +19,22 @@ from seamscope.experiments.figures._style import COLOURS, SPANS, WIDTH
 from seamscope.experiments.figures._tables import probe_lines, target_family
 from seamscope.hooks import RunError
 
-from ._synthetic import effects_table, gap_table, probes_table, verdict
+from ._synthetic import (
+    causal_table,
+    effects_table,
+    gap_table,
+    grid_table,
+    lens_table,
+    probes_table,
+    transfer_table,
+    verdict,
+)
 
 GAP, PROBES, EFFECTS = gap_table(), probes_table(), effects_table()
+TRANSFER, CAUSAL, LENS, GRID = transfer_table(), causal_table(), lens_table(), grid_table()
+BOTH = causal_table(conditions=("direct", "oracle"))
+WORDS, PICTURE = ("cascaded", "objects"), ("direct", "objects")
+DEEP = {"vision": 24, "lm": 32}
 DRAWN = {
     "gap_bars": lambda: figures.gap_bars(GAP),
     "probe_curves": lambda: figures.probe_curves(PROBES),
@@ -30,6 +43,23 @@ DRAWN = {
     "backpatch_matrix": lambda: figures.backpatch_matrix(EFFECTS, span="last"),
     "cross_curves": lambda: figures.cross_curves(EFFECTS),
     "summary_path": lambda: figures.summary_path(PROBES, EFFECTS, verdict()),
+    "probe_map": lambda: figures.probe_map(PROBES),
+    "transfer_matrix": lambda: figures.transfer_matrix(TRANSFER, train=WORDS, test=PICTURE),
+    "transfer_curves": lambda: figures.transfer_curves(TRANSFER, train=WORDS, test=PICTURE),
+    "transfer_panels": lambda: figures.transfer_panels(TRANSFER).axes[0],
+    "decodable_causal": lambda: figures.decodable_causal(CAUSAL),
+    "lens_curves": lambda: figures.lens_curves(LENS),
+    "lens_panels": lambda: figures.lens_panels(LENS).axes[0],
+    "learning_curves": lambda: figures.learning_curves(GRID),
+}
+LARGE = {
+    "probe_curves": lambda: figures.probe_curves(probes_table(**DEEP)),
+    "probe_map": lambda: figures.probe_map(probes_table(**DEEP), value="bits"),
+    "transfer_matrix": lambda: figures.transfer_matrix(transfer_table(lm=32), train=WORDS, test=PICTURE),
+    "transfer_panels": lambda: figures.transfer_panels(transfer_table(lm=32)).axes[0],
+    "decodable_causal": lambda: figures.decodable_causal(causal_table(**DEEP, conditions=("direct", "oracle"))),
+    "lens_panels": lambda: figures.lens_panels(lens_table(lm=32)).axes[0],
+    "learning_curves": lambda: figures.learning_curves(grid_table(**DEEP)),
 }
 EVERY = pytest.mark.parametrize("name", DRAWN)
 
@@ -51,6 +81,13 @@ def upright(ax):
     found = [c for c in ax.collections if isinstance(c, LineCollection)]
     segments = [segment for c in found for segment in c.get_segments()]
     return {(round(s[0][1], 9), round(s[1][1], 9)) for s in segments if s[0][0] == s[1][0]}
+
+
+def unseen_labels(figure):
+    """Labels of ticks beyond the ends of their axis, which matplotlib makes but does not draw."""
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        yield from (tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high)
 
 
 def kept_settings():
@@ -80,11 +117,11 @@ def test_figures_are_one_column_wide_and_belong_to_no_pyplot_session(name):
     assert figure.number is None if hasattr(figure, "number") else True
 
 
-@EVERY
-def test_no_text_leaves_the_figure_and_none_is_tiny(name):
-    figure = DRAWN[name]().get_figure(root=True)
+@pytest.mark.parametrize("draw", [*DRAWN.values(), *LARGE.values()], ids=[*DRAWN, *(f"{n}-deep" for n in LARGE)])
+def test_no_text_leaves_the_figure_and_none_is_tiny(draw):
+    figure = draw().get_figure(root=True)
     figure.draw_without_rendering()
-    for text in figure.findobj(matplotlib.text.Text):
+    for text in set(figure.findobj(matplotlib.text.Text)) - set(unseen_labels(figure)):
         if text.get_text() and text.get_visible() and text.get_in_layout():
             assert text.get_fontsize() >= 6
             box = text.get_window_extent()
@@ -98,10 +135,11 @@ def test_given_axes_are_drawn_into_and_given_back():
 
 
 def test_drawing_leaves_the_tables_as_they_were():
-    kept = GAP.copy(), PROBES.copy(), EFFECTS.copy()
+    tables = GAP, PROBES, EFFECTS, TRANSFER, CAUSAL, LENS, GRID
+    kept = [table.copy() for table in tables]
     for draw in DRAWN.values():
         draw()
-    for before, after in zip(kept, (GAP, PROBES, EFFECTS), strict=True):
+    for before, after in zip(kept, tables, strict=True):
         pd.testing.assert_frame_equal(before, after)
 
 
@@ -184,10 +222,34 @@ class TestProbeCurves:
     def test_chance_stands_at_chance_and_controls_are_drawn(self):
         ax = figures.probe_curves(PROBES)
         assert line(ax, "chance").get_ydata() == pytest.approx(np.full(10, 0.1))
-        for name in ("control", "shuffled", "untrained"):
-            assert line(ax, name).get_linewidth() < 1
+        for condition in ("direct", "cascaded"):
+            for name in ("control", "shuffled", "untrained"):
+                assert line(ax, f"{condition} {name}").get_linewidth() < 1
+                assert line(ax, f"{condition} {name}").get_color() == COLOURS[condition]
         plain = figures.probe_curves(PROBES.drop(columns="untrained_accuracy"))
-        assert "untrained" not in [drawn.get_label() for drawn in plain.lines]
+        assert "direct untrained" not in [drawn.get_label() for drawn in plain.lines]
+        assert "untrained model" not in [t.get_text() for t in plain.get_legend().get_texts()]
+
+    @pytest.mark.parametrize("name", ["control", "shuffled", "untrained"])
+    def test_controls_have_bands_where_the_table_has_their_intervals(self, name):
+        own = PROBES[(PROBES.span == "last") & (PROBES.condition == "cascaded")]
+        wanted = own.groupby("site", sort=False)[[f"{name}_accuracy", f"{name}_low", f"{name}_high"]].mean()
+        ax = figures.probe_curves(PROBES, span="last")
+        _, low, high = band(ax, f"cascaded {name} 95 %")
+        assert line(ax, f"cascaded {name}").get_ydata() == pytest.approx(wanted.iloc[:, 0].to_numpy())
+        assert low == pytest.approx(wanted.iloc[:, 1].to_numpy())
+        assert high == pytest.approx(wanted.iloc[:, 2].to_numpy())
+        older = figures.probe_curves(PROBES.drop(columns=[f"{name}_low", f"{name}_high"]), span="last")
+        assert line(older, f"cascaded {name}").get_ydata() == pytest.approx(wanted.iloc[:, 0].to_numpy())
+        assert f"cascaded {name} 95 %" not in [c.get_label() for c in older.collections]
+
+    def test_raw_pixels_are_a_level_in_runs_with_a_picture(self):
+        ax = figures.probe_curves(PROBES, target="card.*.rank")
+        levels = [c for c in ax.collections if "pixels" in str(c.get_label())]
+        assert [c.get_label() for c in levels] == ["direct pixels"]
+        assert levels[0].get_segments()[0][:, 1] == pytest.approx([0.82, 0.82])  # of 0.80, 0.82 and 0.84
+        older = figures.probe_curves(PROBES.drop(columns=["pixels_accuracy", "pixels_low", "pixels_high"]))
+        assert not [c for c in older.collections if "pixels" in str(c.get_label())]
 
     def test_depth_runs_tower_projector_decoder(self):
         ax = figures.probe_curves(PROBES.sample(frac=1, random_state=0))
@@ -228,6 +290,309 @@ class TestProbeCurves:
             return
         with pytest.raises(RunError, match=message):
             figures.probe_curves(table, **options)
+
+
+def mesh_of(ax):
+    return next(c for c in ax.collections if isinstance(c, QuadMesh))
+
+
+def hatched(ax):
+    """(row, column) of the hatched cells."""
+    return {(round(p.get_y() + 0.5), round(p.get_x() + 0.5)) for p in ax.patches if p.get_hatch()}
+
+
+class TestProbeMap:
+    @pytest.mark.parametrize("value", ["accuracy", "selectivity", "bits"])
+    def test_cells_are_means_over_targets(self, value):
+        ax = figures.probe_map(PROBES, value=value)
+        grid = mesh_of(ax).get_array()
+        assert grid.shape == (3, 10)
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["object patches", "question tokens", "last position"]
+        own = PROBES[PROBES.condition == "direct"]
+        for row, spans in enumerate([own.span.str.startswith("image"), own.span == "question", own.span == "last"]):
+            means = own[spans].groupby("site")[value].mean()
+            assert list(grid[row].compressed()) == pytest.approx(list(means[_order(means.index)]))
+        assert grid.mask[1:, :4].all()
+        assert not grid.mask[:, 4:].any()
+
+    def test_hatched_is_what_is_not_above_chance_or_not_above_the_control(self):
+        table = PROBES.assign(q=1e-9, selectivity_low=0.1)
+        assert hatched(figures.probe_map(table)) == set()
+        last = (table.site == "lm.2.resid_post") & (table.span == "last") & (table.condition == "direct")
+        one = table[last & (table.target == "card.1.rank")].index
+        few = table.assign(q=table.q.where(~table.index.isin(one), 0.06))
+        assert hatched(figures.probe_map(few)) == {(2, 6)}
+        low = table.assign(selectivity_low=table.selectivity_low.where(~last, -0.01))
+        assert hatched(figures.probe_map(low)) == {(2, 6)}
+        assert hatched(figures.probe_map(low, condition="cascaded")) == set()
+
+    def test_colours_run_from_chance_to_1_and_from_uniform_bits_to_0(self):
+        share, gain, bits = (mesh_of(figures.probe_map(PROBES, value=v)) for v in ("accuracy", "selectivity", "bits"))
+        assert (share.norm.vmin, share.norm.vmax) == (pytest.approx(0.1), 1)
+        assert (gain.norm.vmin, gain.norm.vmax) == (0, 1)
+        assert (bits.norm.vmin, bits.norm.vmax) == (0, pytest.approx(3.7))
+        assert bits.colorbar.ax.yaxis_inverted()
+        assert bits.cmap(0.0) == share.cmap(1.0)  # bright is well readable in both
+        assert "chance" in [t.get_text() for t in share.colorbar.ax.get_yticklabels()]
+
+    def test_a_text_run_has_words_and_no_tower(self):
+        ax = figures.probe_map(PROBES, condition="cascaded")
+        assert ax.get_yticklabels()[0].get_text() == "object words"
+        assert ax.get_xlabel() == "decoder layer"
+        assert mesh_of(ax).get_array().shape == (3, 6)
+
+    def test_a_target_of_the_whole_item_has_the_places_that_it_has(self):
+        ax = figures.probe_map(pd.concat([PROBES, WHOLE]), target="sum")
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["last position"]
+
+    @pytest.mark.parametrize(
+        ("table", "options", "message"),
+        [
+            (PROBES, {"value": "bit"}, "unknown value 'bit'; nearest: bits"),
+            (PROBES.drop(columns="q"), {}, "the probes table lacks the column 'q'"),
+            (PROBES.drop(columns="uniform_bits"), {"value": "bits"}, "lacks the column 'uniform_bits'"),
+            (PROBES, {"condition": "orcale"}, "unknown condition of the probes table 'orcale'"),
+            (PROBES.assign(bits=np.nan), {"value": "bits"}, "the probes table has no number to draw"),
+            (PROBES[PROBES.span == "image.object.0"].assign(target="card.1.rank"), {}, "at the span of its own"),
+        ],
+    )
+    def test_errors_say_what_is_missing(self, table, options, message):
+        with pytest.raises(RunError, match=message):
+            figures.probe_map(table, **options)
+
+
+def cell_of(train, test):
+    """Mean recentred accuracy of three targets, trained in words at one layer and tested in pictures at another."""
+    rows = TRANSFER[(TRANSFER.train_condition == "cascaded") & TRANSFER.span.str.startswith("image")]
+    rows = rows[(rows.train_site == f"lm.{train}.resid_post") & (rows.site == f"lm.{test}.resid_post")]
+    assert len(rows) == 3
+    return rows.recentred_accuracy.mean()
+
+
+class TestTransfer:
+    def test_rows_are_where_it_was_trained_and_columns_where_it_is_tested(self):
+        ax = figures.transfer_matrix(TRANSFER, train=WORDS, test=PICTURE)
+        grid = mesh_of(ax).get_array()
+        assert grid.shape == (7, 7)  # the embedding and six layers
+        assert grid[1 + 4, 1 + 2] == pytest.approx(cell_of(4, 2))
+        assert grid[1 + 2, 1 + 4] == pytest.approx(cell_of(2, 4))
+        assert cell_of(4, 2) != cell_of(2, 4)
+        assert not ax.yaxis_inverted()
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["emb.", *"012345"]
+        assert ax.get_xlabel() == "tested at decoder layer (direct, object patches)"
+        assert ax.get_ylabel() == "trained at decoder layer (cascaded, object words)"
+
+    def test_the_same_site_is_framed(self):
+        ax = figures.transfer_matrix(TRANSFER, train=WORDS, test=PICTURE)
+        frames = [p for p in ax.patches if p.get_label() == "same site"]
+        assert [(p.get_x(), p.get_y()) for p in frames] == [(k - 0.5, k - 0.5) for k in range(7)]
+
+    def test_hatched_is_what_is_not_above_chance(self):
+        one = (TRANSFER.train_site == "lm.0.resid_post") & (TRANSFER.site == "lm.3.resid_post")
+        sure = TRANSFER.assign(q=np.where(one & (TRANSFER.target == "card.2.rank"), 0.2, 1e-6))
+        assert hatched(figures.transfer_matrix(sure, train=WORDS, test=PICTURE)) == {(1, 4)}
+        raw = sure.assign(low=np.where(one, 0.09, 0.2))
+        raw = raw.assign(accuracy=raw.accuracy.clip(lower=0.25))
+        assert hatched(figures.transfer_matrix(raw, train=WORDS, test=PICTURE, value="accuracy")) == {(1, 4)}
+        assert mesh_of(figures.transfer_matrix(raw, train=WORDS, test=PICTURE)).norm.vmin == pytest.approx(0.1)
+
+    def test_spans_may_be_named_as_the_table_was_asked_for(self):
+        ax = figures.transfer_matrix(
+            TRANSFER, train=("cascaded", "intermediate.{k}"), test=("direct", "image.object.{k}")
+        )
+        assert mesh_of(ax).get_array()[2, 4] == pytest.approx(cell_of(1, 3))
+
+    def test_curves_are_the_same_site_as_it_is_and_recentred(self):
+        ax = figures.transfer_curves(TRANSFER, train=WORDS, test=PICTURE)
+        rows = TRANSFER[(TRANSFER.train_condition == "cascaded") & TRANSFER.span.str.startswith("image")]
+        own = rows[rows.train_site == rows.site].groupby("site", sort=False).mean(numeric_only=True)
+        assert line(ax, "recentred").get_ydata() == pytest.approx(own.recentred_accuracy.to_numpy())
+        assert line(ax, "as it is").get_ydata() == pytest.approx(own.accuracy.to_numpy())
+        assert line(ax, "as it is").is_dashed()
+        assert line(ax, "control").get_ydata() == pytest.approx(own.control_accuracy.to_numpy())
+        assert line(ax, "chance").get_ydata() == pytest.approx(np.full(7, 0.1))
+        for name, stem in (("recentred", "recentred_"), ("as it is", ""), ("control", "control_")):
+            _, low, high = band(ax, f"{name} 95 %")
+            assert low == pytest.approx(own[f"{stem}low"].to_numpy())
+            assert high == pytest.approx(own[f"{stem}high"].to_numpy())
+        assert ax.get_title(loc="left") == "cascaded, object words → direct, object patches"
+
+    def test_one_panel_for_every_pair_in_the_colour_of_the_run_that_is_read(self):
+        figure = figures.transfer_panels(TRANSFER)
+        titles = [ax.get_title(loc="left") for ax in figure.axes]
+        assert len(titles) == 4
+        assert titles[1] == "direct, object patches → cascaded, object words"
+        colours = [line(ax, "recentred").get_color() for ax in figure.axes]
+        assert colours == [COLOURS["direct"], COLOURS["cascaded"]] * 2
+        assert len(figures.transfer_panels(TRANSFER, pairs=[(WORDS, PICTURE)]).axes) == 1
+
+    def test_nothing_carried_over_is_drawn_at_chance(self):
+        ax = figures.transfer_curves(TRANSFER, train=("cascaded", "last"), test=("direct", "last"))
+        assert max(abs(line(ax, "recentred").get_ydata() - 0.1)) < 0.05
+
+    def test_a_table_without_the_control_is_drawn_without_it(self):
+        table = TRANSFER.drop(columns=["control_accuracy", "control_low", "control_high"])
+        ax = figures.transfer_curves(table, train=WORDS, test=PICTURE)
+        assert "control task" not in [t.get_text() for t in ax.get_legend().get_texts()]
+
+    @pytest.mark.parametrize(
+        ("table", "options", "message"),
+        [
+            (TRANSFER, {}, "several pairs can be drawn: name one with train= and test=: cascaded objects -> direct"),
+            (TRANSFER, {"train": WORDS, "test": ("direct", "last")}, "no such pair; the transfer table has: cascaded"),
+            (TRANSFER.drop(columns="q"), {}, "the transfer table lacks the column 'q'"),
+            (TRANSFER[:0], {}, "the transfer table is empty"),
+            (pd.concat([TRANSFER, TRANSFER.assign(site="lm.embed")]), {"value": "acuracy"}, "nearest: accuracy"),
+            (TRANSFER[1:], {"train": WORDS, "test": PICTURE}, "lacks a target at lm.embed, lm.embed: 2 of 3"),
+        ],
+    )
+    def test_errors_say_what_is_missing(self, table, options, message):
+        with pytest.raises(RunError, match=message):
+            figures.transfer_matrix(table, **options)
+
+
+def points(ax, label):
+    drawn = line(ax, label)
+    return np.column_stack([drawn.get_xdata(), drawn.get_ydata()])
+
+
+def bars(ax, label):
+    return np.array(next(c for c in ax.collections if c.get_label() == label).get_segments())
+
+
+class TestDecodableCausal:
+    def test_points_and_crosses_are_the_tables(self):
+        ax = figures.decodable_causal(CAUSAL)
+        own = CAUSAL[CAUSAL.span == "last"]
+        assert points(ax, "last direct") == pytest.approx(own[["selectivity", "effect"]].to_numpy())
+        across = bars(ax, "last direct decodable 95 %")
+        assert across[:, :, 0] == pytest.approx(own[["selectivity_low", "selectivity_high"]].to_numpy())
+        assert across[:, 0, 1] == pytest.approx(own.effect.to_numpy())
+        up = bars(ax, "last direct causal 95 %")
+        assert up[:, :, 1] == pytest.approx(own[["effect_low", "effect_high"]].to_numpy())
+        assert up[:, 0, 0] == pytest.approx(own.selectivity.to_numpy())
+
+    def test_the_random_direction_is_open_and_grey_at_the_same_places(self):
+        ax = figures.decodable_causal(CAUSAL)
+        own = CAUSAL[CAUSAL.span == "last"]
+        assert points(ax, "last direct random") == pytest.approx(own[["selectivity", "random_effect"]].to_numpy())
+        assert line(ax, "last direct random").get_markerfacecolor() == "none"
+        assert line(ax, "last direct random").get_markeredgecolor() not in {c for c, _ in SPANS.values()}
+
+    def test_without_selectivity_it_is_accuracy_above_chance(self):
+        ax = figures.decodable_causal(CAUSAL.drop(columns="selectivity"))
+        own = CAUSAL[CAUSAL.span == "question"]
+        assert points(ax, "question direct")[:, 0] == pytest.approx((own.accuracy - 0.1).to_numpy())
+        across = bars(ax, "question direct decodable 95 %")[:, :, 0]
+        assert across == pytest.approx(own[["accuracy_low", "accuracy_high"]].to_numpy() - 0.1)
+        assert "above chance" in ax.get_xlabel()
+
+    def test_the_warning_stands_under_it(self):
+        def said(ax):
+            return " ".join(t.get_text().replace("\n", " ") for t in ax.texts)
+
+        assert "can act through a pathway that is dormant otherwise" in said(figures.decodable_causal(CAUSAL))
+        assert said(figures.decodable_causal(CAUSAL.drop(columns="warning"))) == ""
+
+    def test_conditions_have_shapes_and_places_colours(self):
+        ax = figures.decodable_causal(BOTH)
+        assert line(ax, "last direct").get_marker() != line(ax, "last oracle").get_marker()
+        assert line(ax, "last direct").get_color() == line(ax, "last oracle").get_color() == SPANS["last"][0]
+        words = [t.get_text() for t in ax.get_legend().get_texts()]
+        assert {"direct run", "oracle run", "objects", "random direction"} <= set(words)
+
+    def test_what_was_not_measured_is_left_out(self):
+        table = CAUSAL.assign(effect=CAUSAL.effect.where(CAUSAL.span != "last"))
+        assert "last direct" not in [drawn.get_label() for drawn in figures.decodable_causal(table).lines]
+        with pytest.raises(RunError, match="the decodable and causal table is empty"):
+            figures.decodable_causal(CAUSAL.assign(effect=np.nan))
+        with pytest.raises(RunError, match="lacks the column 'random_effect'"):
+            figures.decodable_causal(CAUSAL.drop(columns="random_effect"))
+
+
+class TestLens:
+    @pytest.mark.parametrize("condition", ["direct", "cascaded"])
+    def test_lines_bands_and_the_partners_are_the_tables(self, condition):
+        ax = figures.lens_curves(LENS)
+        own = LENS[(LENS.condition == condition) & (LENS.span == "last") & (LENS.what == "answer")]
+        for label, stem in ((condition, ""), (f"{condition} partner", "partner_")):
+            _, low, high = band(ax, f"{label} 95 %")
+            assert line(ax, label).get_ydata() == pytest.approx(own[f"{stem}logprob"].to_numpy())
+            assert low == pytest.approx(own[f"{stem}logprob_low"].to_numpy())
+            assert high == pytest.approx(own[f"{stem}logprob_high"].to_numpy())
+        assert line(ax, f"{condition} partner").is_dashed()
+        assert not line(ax, condition).is_dashed()
+
+    def test_the_rank_is_counted_from_1_at_the_top_of_a_logarithmic_axis(self):
+        ax = figures.lens_curves(LENS, value="rank")
+        own = LENS[(LENS.condition == "direct") & (LENS.span == "last") & (LENS.what == "answer")]
+        assert line(ax, "direct").get_ydata() == pytest.approx(own["rank"].to_numpy() + 1)
+        assert (ax.get_yscale(), ax.yaxis_inverted()) == ("log", True)
+        assert ax.get_ylim()[0] > own["rank"].max() + 1
+
+    def test_parts_are_read_each_at_its_own_object(self):
+        ax = figures.lens_curves(LENS, what="intermediate", span="objects")
+        at = [LENS[(LENS.span == f"image.object.{k}") & (LENS.what == f"intermediate.{k}")] for k in range(3)]
+        mean = np.mean([rows.logprob.to_numpy() for rows in at], axis=0)
+        assert line(ax, "direct").get_ydata() == pytest.approx(mean)
+        one = figures.lens_curves(LENS, what="intermediate.1", span="objects")
+        assert line(one, "direct").get_ydata() == pytest.approx(at[1].logprob.to_numpy())
+
+    def test_panels_are_log_probability_over_rank(self):
+        above, below = figures.lens_panels(LENS).axes
+        assert (above.get_yscale(), below.get_yscale()) == ("linear", "log")
+        assert above.get_xlim() == below.get_xlim()
+        assert above.get_title(loc="left") == "answer, last position"
+
+    @pytest.mark.parametrize(
+        ("table", "options", "message"),
+        [
+            (LENS, {"what": "anser"}, "unknown text of the lens table 'anser'; nearest: answer"),
+            (LENS, {"span": "lst"}, "unknown place of the lens table 'lst'; nearest: last"),
+            (LENS, {"value": "ranks"}, "unknown value 'ranks'; nearest: rank"),
+            (LENS[LENS.condition == "direct"], {}, "unknown condition of the lens table 'cascaded'"),
+            (LENS.drop(columns="partner_rank"), {}, "the lens table lacks the column 'partner_rank'"),
+        ],
+    )
+    def test_errors_say_what_is_missing(self, table, options, message):
+        with pytest.raises(RunError, match=message):
+            figures.lens_curves(table, **options)
+
+
+class TestLearningCurves:
+    def test_a_line_for_each_site_is_the_mean_over_targets(self):
+        ax = figures.learning_curves(GRID, span="last")
+        own = GRID[(GRID.span == "last") & (GRID.condition == "direct") & (GRID.fold == 0)]
+        for site, rows in own.groupby("site"):
+            assert list(line(ax, site).get_xdata()) == [24, 50, 100, 200]
+            assert line(ax, site).get_ydata() == pytest.approx(np.mean(list(rows.curve), axis=0))
+        assert line(ax, "chance").get_ydata() == pytest.approx([0.1, 0.1])
+        assert ax.get_xscale() == "log"
+
+    def test_open_ends_are_still_rising(self):
+        ax = figures.learning_curves(GRID)
+        ends = [drawn for drawn in ax.lines if drawn.get_marker() == "o"]
+        assert [end.get_markerfacecolor() == "white" for end in ends] == [True] * 3 + [False] * 7  # the tower's
+
+    def test_sites_have_the_colours_of_their_depth(self):
+        ax = figures.learning_curves(grid_table(**DEEP))
+        colours = [tuple(drawn.get_color()) for drawn in ax.lines if drawn.get_marker() == "None"][:-1]
+        assert len(set(colours)) == 24 + 1 + 32
+        bar = ax.get_figure(root=True).axes[1]
+        assert [t.get_text() for t in bar.get_yticklabels()].count("proj.") == 1
+
+    @pytest.mark.parametrize(
+        ("table", "options", "message"),
+        [
+            (GRID.drop(columns="curve"), {}, "the probe grid table lacks the column 'curve'"),
+            (GRID.assign(curve=None), {}, "has no learning curves; fit it with code=True"),
+            (GRID, {"condition": "oracle"}, "unknown condition of the probe grid table 'oracle'"),
+            (GRID, {"span": "answer"}, "unknown place of the probe grid table 'answer'"),
+        ],
+    )
+    def test_errors_say_what_is_missing(self, table, options, message):
+        with pytest.raises(RunError, match=message):
+            figures.learning_curves(table, **options)
 
 
 def test_families():
