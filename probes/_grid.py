@@ -26,7 +26,7 @@ _COLUMNS = (
     *("site", "layer", "stack", "span", "condition", "target", "fold"),
     *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C"),
     *("n_train", "n_test", "n_classes", "n_dropped", "starved", "copies", "converged"),
-    *("curve_rows", "curve", "gain", "gain_low", "gain_high"),
+    *("curve_rows", "curve", "curve_low", "curve_high", "gain", "gain_low", "gain_high"),
     *PER_ITEM,
 )
 
@@ -85,10 +85,10 @@ def probe_grid(
         one of the number of classes; `C`, the strength that was chosen; `n_train, n_test, n_classes`; `n_dropped`,
         labelled rows of the condition without tokens; `starved`, fewer than five training rows per class; `copies`,
         the share of test rows with a near copy in training; `converged`, of all fits in the row. The same in all
-        folds: `curve`, accuracy on the later half of the rows after fitting `curve_rows` of the earlier, and the
-        `gain` of their last doubling with its interval. The columns `PER_ITEM` hold one array each: test rows as
-        positions in `store.rows(condition)`, their groups, scores of real, control and shuffled labels, whether the
-        commonest class is right, and the bits that real and control labels take. `summarise` pools the folds.
+        folds: `curve`, accuracy on the later half of the rows after fitting `curve_rows` of the earlier, and the `gain`
+        of their last doubling, both with intervals. The columns `PER_ITEM` hold one array each: test rows as positions
+        in `store.rows(condition)`, their groups, scores of real, control and shuffled labels, whether the commonest
+        class is right, and the bits that real and control labels take. `summarise` pools the folds.
 
     Raises:
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or

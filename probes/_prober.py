@@ -18,13 +18,16 @@ from seamscope.probes._design import Design
 from seamscope.probes._folds import Codes, Names, group_order, inner_folds
 from seamscope.probes._kinds import Kind, outputs
 from seamscope.probes._labels import PREFIXES, Labels
-from seamscope.probes._stats import paired_bootstrap_interval
+from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 
 STARVED: Final = 5  # training rows per class below which a probe is flagged
 COPY: Final = 0.1  # distance of a test row from a training row, as a share of the median, below which it is a copy
 CODED: Final = ("real", "control")
 SENT: Final = ("bits", "control_bits")
-NO_CODE: Final = {"curve_rows": (), "curve": (), "gain": np.nan, "gain_low": np.nan, "gain_high": np.nan}
+NO_CODE: Final = {
+    **dict.fromkeys(("curve_rows", "curve", "curve_low", "curve_high"), ()),
+    **dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan),
+}
 
 Record = dict[str, Any]
 Scores = NDArray[np.float64]
@@ -235,10 +238,13 @@ def _copies(design: Design, others: Tensor) -> float:
 def _curve(code: Code, groups: Names) -> Record:
     """Accuracy on the last block by the rows that were fitted on, and what the last doubling gained."""
     found: Record = dict(NO_CODE)
-    if len(code.scored):
-        found |= {"curve_rows": code.sizes, "curve": tuple(code.correct.mean(1).tolist())}
+    own = groups[code.scored]
+    if len(own):
+        lows, highs = zip(*(bootstrap_interval(each, own) for each in code.correct), strict=True)
+        curve = tuple(code.correct.mean(1).tolist())
+        found |= {"curve_rows": code.sizes, "curve": curve, "curve_low": lows, "curve_high": highs}
     if len(found["curve"]) > 1:
-        low, high = paired_bootstrap_interval(code.correct[-1], code.correct[-2], groups[code.scored])
+        low, high = paired_bootstrap_interval(code.correct[-1], code.correct[-2], own)
         found |= {"gain": found["curve"][-1] - found["curve"][-2], "gain_low": low, "gain_high": high}
     return found
 

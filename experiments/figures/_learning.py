@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from seamscope.hooks import RunError
 
 from ._depth import Depth
-from ._lines import share_axis
+from ._lines import FAINT_BAND, share_axis
 from ._style import (
     COLOURS,
     DASHES,
@@ -46,7 +46,7 @@ def learning_curves(
     target: str | None = None,
     kind: str = "resid_post",
 ) -> Axes:
-    """Accuracy over the rows that a probe was fitted on, a line for each site, coloured by its depth.
+    """Accuracy over the rows that a probe was fitted on, a line and 95 % band for each site, coloured by its depth.
 
     `grid` is the table of `probe_grid`, whose `curve` is the same in all folds. Open ends: the last doubling of the
     rows still gains, so that what the probe reads is a lower bound. `span` and `target` are those of `probe_curves`.
@@ -61,6 +61,10 @@ def learning_curves(
     colours = ListedColormap(colormaps["viridis_r"].resampled(len(depth) + 1).colors[1:])  # type: ignore[attr-defined]
     for site in map(str, depth.sites):
         table, colour = lines[lines.site == site], colours(depth.x(site))
+        if {"low", "high"} <= set(table):
+            ax.fill_between(
+                table.rows, table.low, table.high, color=colour, alpha=FAINT_BAND, lw=0, label=f"{site} 95 %"
+            )
         ax.plot(table.rows, table.accuracy, color=colour, lw=0.9, label=site)
         face = "white" if table.gain_low.iloc[-1] > 0 else colour
         ax.plot(table.rows.iloc[-1], table.accuracy.iloc[-1], "o", color=colour, mfc=face, mew=0.7, ms=3, zorder=3)
@@ -74,13 +78,16 @@ def learning_curves(
 
 def _lines(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per (site, number of rows), the mean over targets."""
-    found = rows[["site", "target", "chance", "gain_low", "curve_rows", "curve"]]
+    ends = {"curve_low": "low", "curve_high": "high"} if {"curve_low", "curve_high"} <= set(rows) else {}
+    found = rows[["site", "target", "chance", "gain_low", "curve_rows", "curve", *ends]]
     found = found[[isinstance(each, (tuple, list)) and len(each) > 0 for each in found.curve]]
     if found.empty:
         raise RunError("the probe grid table has no learning curves; fit it with code=True")
-    long = found.explode(["curve_rows", "curve"]).rename(columns={"curve_rows": "rows", "curve": "accuracy"})
-    long = long.astype({"rows": int, "accuracy": float})
-    return averaged(long, "probe grid", ("site", "rows"), ("accuracy", "chance", "gain_low")).sort_values("rows")
+    names = {"curve": "accuracy", **ends}
+    long = found.explode(["curve_rows", *names]).rename(columns={"curve_rows": "rows", **names})
+    long = long.astype({"rows": int, **dict.fromkeys(names.values(), float)})
+    means = (*names.values(), "chance", "gain_low")
+    return averaged(long, "probe grid", ("site", "rows"), means).sort_values("rows")
 
 
 def _words(ax: Axes, numbers: list[int], place: str) -> None:

@@ -179,7 +179,8 @@ def grid_table(vision: int = 3, lm: int = 6, folds: int = 3) -> pd.DataFrame:
         steps = (0.0, 0.33, 0.66, 1.0) if rising else (0.0, 0.8, 1.0, 1.0)
         curve = tuple(start + (row.accuracy - start) * step for step in steps)
         own = {"site": row.site, "span": row.span, "condition": row.condition, "target": row.target, "chance": 0.1}
-        gain = {"curve_rows": counts, "curve": curve, "gain_low": 0.02 if rising else -0.03}
+        ends = {"curve_low": tuple(y - 0.04 for y in curve), "curve_high": tuple(y + 0.05 for y in curve)}
+        gain = {"curve_rows": counts, "curve": curve, **ends, "gain_low": 0.02 if rising else -0.03}
         rows += [{**own, "fold": fold, **gain} for fold in range(folds)]
     return pd.DataFrame(rows)
 

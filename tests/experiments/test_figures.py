@@ -569,6 +569,17 @@ class TestLearningCurves:
         assert line(ax, "chance").get_ydata() == pytest.approx([0.1, 0.1])
         assert ax.get_xscale() == "log"
 
+    def test_bands_are_the_tables_and_older_tables_have_none(self):
+        ax = figures.learning_curves(GRID, span="last", target="card.0.rank")
+        site = "lm.3.resid_post"
+        own = GRID[(GRID.span == "last") & (GRID.site == site) & (GRID.target == "card.0.rank") & (GRID.fold == 0)]
+        (drawn,) = [each for each in ax.collections if each.get_label() == f"{site} 95 %"]
+        heights = drawn.get_paths()[0].vertices[:, 1]
+        row = own[own.condition == "direct"].iloc[0]
+        assert (heights.min(), heights.max()) == (pytest.approx(min(row.curve_low)), pytest.approx(max(row.curve_high)))
+        older = figures.learning_curves(GRID.drop(columns=["curve_low", "curve_high"]))
+        assert not [each for each in older.collections if "95 %" in str(each.get_label())]
+
     def test_open_ends_are_still_rising(self):
         ax = figures.learning_curves(GRID)
         ends = [drawn for drawn in ax.lines if drawn.get_marker() == "o"]

@@ -51,7 +51,7 @@ def test_one_row_for_each_cell_target_and_fold(store):
         *("site", "layer", "stack", "span", "condition", "target", "fold"),
         *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C"),
         *("n_train", "n_test", "n_classes", "n_dropped", "starved", "copies", "converged"),
-        *("curve_rows", "curve", "gain", "gain_low", "gain_high"),
+        *("curve_rows", "curve", "curve_low", "curve_high", "gain", "gain_low", "gain_high"),
         *PER_ITEM,
     ]
     assert grid["layer"].dtype == "Int64"
