@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seamscope.hooks import Ragged, RunError, Site, Vlm
-from seamscope.probes import Eraser, LinearProbe, fit_direction, fit_eraser, random_eraser
+from seamscope.probes import Eraser, LinearProbe, fit_direction
 
-from ._halves import Change, Lesson, Names, Place, Sample, Stage, means
+from ._halves import HANDS, Change, Lesson, Names, Place, Sample, Stage, means
 from .tasks import Item, Task
 
 Columns = dict[str, Any]
@@ -40,7 +41,7 @@ def erase_sweep(
     Groups of items are dealt into two halves; what is erased from the items of one half is learnt on those of the
     other and their partners, every token of the span being a row: what tells labels apart in opposite ways at two
     tokens is left. The control erases what the same rows hold of random numbers, as many as make the same rank, which
-    all tokens of an item share as they share its label.
+    all tokens of an item share as they share its label; they are drawn anew for each twelfth of the items.
 
     Args:
         vlm: the model.
@@ -153,15 +154,17 @@ def _erase(stage: Stage, place: Place, held: Ragged) -> Columns:
     sample, labels = stage.sample, stage.sample.labels(place.variable)
     lessons = Lesson.pair(sample, held, labels)
     with place.named():
-        erasers = [fit_eraser(each.rows, each.row_labels) for each in lessons]
-        ranks = [eraser.rank for eraser in erasers]
-        randoms = [
-            random_eraser(each.rows, rank, place.seed(sample.seed, half), groups=each.row_members)
-            for half, (each, rank) in enumerate(zip(lessons, ranks, strict=True))
-        ]
+        erasers = [each.fitter.fit(each.row_labels) for each in lessons]
+    controls = [
+        lessons[hand % 2].fitter.random(
+            erasers[hand % 2].rank, place.seed(sample.seed, hand), groups=lessons[hand % 2].row_members
+        )
+        for hand in range(HANDS)
+    ]
     measured = [number for number in range(sample.size) if labels[number] is not None and held.lengths[number]]
     halves, own, numbers = sample.half[measured], labels[measured], torch.tensor(measured)
-    erased, random = (partial(_erased, erasers=each, half=torch.from_numpy(sample.half)) for each in (erasers, randoms))
+    erased = partial(_erased, erasers=erasers, which=torch.from_numpy(sample.half))
+    random = partial(_erased, erasers=controls, which=torch.from_numpy(sample.dealt))
     vectors = means(held[measured])
     return {
         **_columns(stage, place, measured),
@@ -171,15 +174,15 @@ def _erase(stage: Stage, place: Place, held: Ragged) -> Columns:
         "read_random": _read(lessons, halves, random(vectors, numbers)) == own,
         "read_anew": _read_anew(sample, held, labels, erased)[measured] == own,
         "chance": np.array([lessons[half].commonest for half in halves]) == own,
-        "rank": np.array(ranks)[halves],
+        "rank": np.array([eraser.rank for eraser in erasers])[halves],
     }
 
 
-def _erased(tokens: Tensor, member: Tensor, *, erasers: Sequence[Eraser], half: Tensor) -> Tensor:
-    """Tokens after the eraser of their member's half."""
+def _erased(tokens: Tensor, member: Tensor, *, erasers: Sequence[Eraser], which: Tensor) -> Tensor:
+    """Tokens after that of the erasers which is for their member."""
     new = tokens.clone()
     for number, eraser in enumerate(erasers):
-        mine = half[member] == number
+        mine = which[member] == number
         new[mine] = eraser.erase(tokens[mine])
     return new
 
@@ -252,12 +255,13 @@ def _read(lessons: Sequence[Lesson], half: NDArray[np.int64], vectors: Tensor) -
 
 
 def _read_anew(sample: Sample, held: Ragged, labels: Names, change: Change) -> Names:
-    """What probes read from each changed member that are fitted on the other quarter of its half; None without one."""
+    """What probes read from each changed member that are fitted on the other half of its half; None without one."""
     known = np.array([number for number, label in enumerate(labels) if label is not None and held.lengths[number]])
     vectors = change(means(held[known.tolist()]), torch.from_numpy(known)).numpy()
     read = np.full(len(labels), None, dtype=object)
-    for quarter in range(4):
-        mine, others = sample.quarter[known] == quarter, sample.quarter[known] == (quarter + 2) % 4
+    for half, other in product((0, 1), (0, 1)):
+        own, turn = sample.half[known] == half, sample.dealt[known] // 2 % 2
+        mine, others = own & (turn == other), own & (turn != other)
         names = labels[known[others]].astype(str)
         if mine.any() and len(set(names)) > 1:
             read[known[mine]] = LinearProbe().fit(vectors[others], names).predict(vectors[mine])

@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seamscope.hooks import Batch, Patch, Ragged, RunError, Site, SpanError, Vlm, capture, choose, patch
-from seamscope.probes import LinearProbe
+from seamscope.probes import EraserFitter, LinearProbe
 
 from ._align import expand
 from ._probing import object_of
 from .tasks import Item, Task
 
 CONDITIONS: Final = ("direct", "oracle")
+HANDS: Final = 12  # each half is made of six, a control drawn for each
 
 Names = NDArray[np.object_]
 Change = Callable[[Tensor, Tensor], Tensor]  # of tokens (n, d), with the number of the member that each belongs to
 
 
 class Sample:
-    """Members: the items of a sweep, numbered, then their partners in the same order; groups are dealt into halves.
+    """Members: the items of a sweep, numbered, then their partners in the same order.
 
     Attributes:
         size: number of items.
-        quarter: of each member, 0 to 3, the same in a group.
-        half: 0 or 1; half of a half is a quarter.
+        dealt: of each member, which of `HANDS` its group was dealt to; they are in one `half`, 0 or 1, by turns.
     """
 
     def __init__(self, vlm: Vlm, task: Task, items: Sequence[Item], *, seed: int) -> None:
@@ -44,9 +44,9 @@ class Sample:
         if len(groups) < 2:
             raise RunError(f"items of {len(groups)} group cannot be halved; give items of at least two")
         places = np.random.default_rng(seed).permutation(len(groups))
-        dealt = {group: place % 4 for group, place in zip(groups, places.tolist(), strict=True)}
-        self.quarter = np.array([dealt[member.group] for member in self.members])
-        self.half = self.quarter % 2
+        hand = {group: place % HANDS for group, place in zip(groups, places.tolist(), strict=True)}
+        self.dealt = np.array([hand[member.group] for member in self.members])
+        self.half = self.dealt % 2
 
     def labels(self, variable: str) -> Names:
         """Each member's label, None where it has none."""
@@ -239,6 +239,11 @@ class Lesson:
         """What to guess without looking."""
         names, counts = np.unique(self.labels.astype(str), return_counts=True)
         return str(names[counts.argmax()])
+
+    @cached_property
+    def fitter(self) -> EraserFitter:
+        """What is made of the tokens once for all erasers."""
+        return EraserFitter(self.rows)
 
     @cached_property
     def probe(self) -> LinearProbe:

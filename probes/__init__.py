@@ -1,6 +1,6 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
-from seamscope.probes._erase import Directions, Eraser, fit_direction, fit_eraser, random_eraser
+from seamscope.probes._erase import Directions, Eraser, EraserFitter, fit_direction, fit_eraser, random_eraser
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
 from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
@@ -14,6 +14,7 @@ __all__ = [
     "PER_ITEM",
     "Directions",
     "Eraser",
+    "EraserFitter",
     "Lens",
     "LinearProbe",
     "LogitLens",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 with warnings.catch_warnings():  # the package makes use of torch.jit, of which torch warns
     warnings.simplefilter("ignore")
-    from concept_erasure import LeaceFitter
+    from concept_erasure import LeaceFitter, optimal_linear_shrinkage
 
 NOTHING: Final = 1e-6  # correlation with a label below which there is nothing but rounding
 
@@ -51,6 +51,51 @@ class Eraser:
         return (wide - (wide - self.mean) @ self.right.mT @ self.left.mT).to(x)
 
 
+class EraserFitter:
+    """Rows (n, d) on axes on which they are white, once for all that is to be erased from them.
+
+    What is found is the same for features of any scale. The covariance of the standardised rows is shrunk, as there
+    may be few of them; where they are white already the shrinkage gives something that is no covariance, and none is
+    done.
+
+    Raises:
+        RunError: for values that are not finite.
+    """
+
+    def __init__(self, X: Float[Tensor, "rows d"]) -> None:
+        rows = _finite(X)
+        self._scale = Scale.of(rows)
+        standard = self._scale.apply(rows)
+        plain = standard.mT @ standard / len(rows)
+        variances, axes = torch.linalg.eigh(optimal_linear_shrinkage(plain, len(rows)))
+        if variances[0] <= 0:
+            variances, axes = torch.linalg.eigh(plain)
+        kept = variances > variances[-1] * len(variances) * torch.finfo(variances.dtype).eps
+        spread = torch.where(kept, variances, 0).sqrt()
+        self._to, self._back = axes * torch.where(kept, 1 / spread, 0), axes * spread
+        self._white = standard @ self._to
+
+    def fit(self, labels: ArrayLike) -> Eraser:
+        """Erase all that is linear of a label: see `fit_eraser`."""
+        names, codes = _labelled(labels, self._white)
+        return self._erase(torch.nn.functional.one_hot(codes, len(names)))
+
+    def random(self, rank: int, seed: int, *, groups: ArrayLike | None = None) -> Eraser:
+        """Erase random numbers: see `random_eraser`."""
+        n, d = self._white.shape
+        if not 0 <= rank <= d:
+            raise RunError(f"rank is {rank}; vectors of size {d} can lose 0 to {d} dimensions")
+        names, codes = _coded(range(n) if groups is None else groups, self._white, "group")
+        return self._erase(_normal(len(names), max(rank, 1), seed=seed)[codes] * bool(rank))
+
+    def _erase(self, Z: Tensor) -> Eraser:
+        """Make the rows linearly independent of Z (n, k): where they are white, by an orthogonal projection."""
+        found = LeaceFitter.fit(self._white, Z.to(self._white), method="orth", svd_tol=NOTHING).eraser
+        lost = found.proj_left[:, found.proj_left.any(0)]
+        spread, mean = self._scale.spread, self._scale.mean
+        return Eraser(spread[:, None] * (self._back @ lost), (self._to @ lost).mT / spread, mean)
+
+
 def fit_eraser(X: Float[Tensor, "rows d"], labels: ArrayLike) -> Eraser:
     """Erase all that is linear of a label: LEACE (Belrose et al. 2306.03819).
 
@@ -63,8 +108,7 @@ def fit_eraser(X: Float[Tensor, "rows d"], labels: ArrayLike) -> Eraser:
     Raises:
         RunError: for rows and labels that do not fit, fewer than two labels, or values that are not finite.
     """
-    rows, names, codes = _labelled(X, labels)
-    return _fit(rows, torch.nn.functional.one_hot(codes, len(names)).to(rows))
+    return EraserFitter(X).fit(labels)
 
 
 def random_eraser(X: Float[Tensor, "rows d"], rank: int, seed: int, *, groups: ArrayLike | None = None) -> Eraser:
@@ -78,36 +122,7 @@ def random_eraser(X: Float[Tensor, "rows d"], rank: int, seed: int, *, groups: A
     Raises:
         RunError: for a rank that is not between 0 and d, groups that do not fit, or values that are not finite.
     """
-    rows = _finite(X)
-    if not 0 <= rank <= rows.shape[1]:
-        raise RunError(f"rank is {rank}; vectors of size {rows.shape[1]} can lose 0 to {rows.shape[1]} dimensions")
-    names, codes = _coded(range(len(rows)) if groups is None else groups, rows, "group")
-    numbers = _normal(len(names), max(rank, 1), seed=seed)[codes] * bool(rank)
-    return _fit(rows, numbers.to(rows))
-
-
-def _fit(X: Tensor, Z: Tensor) -> Eraser:
-    """Make X (n, d) linearly independent of Z (n, k); what is found is the same for features of any scale.
-
-    The package's own defaults would not do. Its tolerance leaves rare labels in. Its bound on the variance can only be
-    exceeded by rounding, as covariance and whitening belong together. And its shrinkage, towards equal variances, is
-    for standardised features; where rows are white already it gives something that is no covariance.
-    """
-    scale = Scale.of(X)
-    rows = scale.apply(X)
-    for shrinkage in (True, False):
-        how = {"shrinkage": shrinkage, "svd_tol": NOTHING, "constrain_cov_trace": False}
-        found = LeaceFitter.fit(rows, Z, **how).eraser
-        kept = found.proj_left.any(0)
-        left, right = found.proj_left[:, kept], found.proj_right[kept]
-        if _covariance(rows - rows @ right.mT @ left.mT, Z) <= NOTHING * X.shape[1]:
-            break
-    return Eraser(scale.spread[:, None] * left, right / scale.spread, scale.mean)
-
-
-def _covariance(X: Tensor, Z: Tensor) -> float:
-    """How large the covariance of rows with labels is."""
-    return float(((Z - Z.mean(0)).mT @ (X - X.mean(0))).norm() / len(X))
+    return EraserFitter(X).random(rank, seed, groups=groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +167,10 @@ def fit_direction(X: Float[Tensor, "rows d"], labels: ArrayLike) -> Directions:
     Raises:
         RunError: for rows and labels that do not fit, fewer than two labels, or values that are not finite.
     """
-    rows, names, codes = _labelled(X, labels)
+    rows = _finite(X)
+    names, codes = _labelled(labels, rows)
     sums = torch.nn.functional.one_hot(codes, len(names)).to(rows).mT @ rows
-    return Directions(names, sums / codes.bincount()[:, None])
+    return Directions(names, sums / codes.bincount()[:, None].to(rows))
 
 
 def _add(x: Tensor, shift: Tensor) -> Tensor:
@@ -168,22 +184,20 @@ def _normal(*shape: int, seed: int) -> Tensor:
 
 def _finite(X: Tensor) -> Tensor:
     """Rows in float64, where they are if that can be there."""
-    if X.ndim != 2:
-        raise RunError(f"rows have shape (n, d), not {tuple(X.shape)}")
+    if X.ndim != 2 or len(X) < 2:
+        raise RunError(f"rows are needed of shape (n, d), two at least, not {tuple(X.shape)}")
     rows = (X.cpu() if X.device.type == "mps" else X).detach().double()
     if not rows.isfinite().all():
         raise RunError("there are values that are not finite")
     return rows
 
 
-def _labelled(X: Tensor, labels: ArrayLike) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """Rows in float64, the names of the labels, and the code of each row's."""
-    rows = _finite(X)
+def _labelled(labels: ArrayLike, rows: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """The names of at least two labels, and the code of each row's."""
     names, codes = _coded(labels, rows, "label")
     if len(names) < 2:
-        told = f"all {len(rows)} have {names[0]!r}" if names else "there are no rows"
-        raise RunError(f"rows with at least two different labels are needed; {told}")
-    return rows, names, codes.to(rows.device)
+        raise RunError(f"rows with at least two different labels are needed; all {len(rows)} have {names[0]!r}")
+    return names, codes
 
 
 def _coded(given: ArrayLike, rows: Tensor, what: str) -> tuple[tuple[str, ...], Tensor]:

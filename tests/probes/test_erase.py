@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from seamscope.hooks import RunError
-from seamscope.probes import LinearProbe
-from seamscope.probes._erase import fit_direction, fit_eraser, random_eraser
+from seamscope.probes import LinearProbe, fit_direction, fit_eraser, random_eraser
 
 
 def planted(classes, *, n=400, d=16, strength=1.5, seed=0):
@@ -49,6 +48,18 @@ def test_no_logistic_regression_has_a_smaller_loss_than_the_shares_of_the_labels
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
     probe = LogisticRegression(C=1e8, max_iter=10_000, tol=1e-10).fit(erased, labels)
     assert log_loss(labels, probe.predict_proba(erased)) == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-6)
+
+
+def test_it_is_the_packages_leace_of_standardised_rows():
+    from concept_erasure import LeaceFitter  # torch warns where it is imported first
+
+    for n, d in ((400, 16), (60, 16), (30, 40)):
+        X, labels = planted(4, n=n, d=d)
+        mean, spread = X.mean(0), X.std(0, correction=0)
+        one_hot = torch.tensor(labels[:, None] == np.unique(labels)).double()
+        theirs = LeaceFitter.fit((X - mean) / spread, one_hot).eraser
+        expected = theirs((X - mean) / spread) * spread + mean
+        torch.testing.assert_close(fit_eraser(X, labels).erase(X), expected, rtol=0, atol=1e-10)
 
 
 def test_less_is_changed_than_by_an_orthogonal_projection_that_erases_as_well():
@@ -246,10 +257,10 @@ def test_what_is_pushed_reads_as_the_other_label_and_a_random_push_does_not():
     ("X", "labels", "told"),
     [
         (torch.zeros(4, 2), ["x"] * 4, "at least two different labels are needed; all 4 have 'x'"),
-        (torch.zeros(0, 2), [], "at least two different labels are needed; there are no rows"),
+        (torch.zeros(1, 2), ["x"], r"rows are needed of shape \(n, d\), two at least, not \(1, 2\)"),
         (torch.zeros(4, 2), ["x", "y"], r"each row needs one label; got 4 rows and labels of shape \(2,\)"),
         (torch.tensor([[0.0], [float("nan")]]), ["x", "y"], "not finite"),
-        (torch.zeros(4, 2, 2), ["x", "y"] * 2, r"rows have shape \(n, d\), not \(4, 2, 2\)"),
+        (torch.zeros(4, 2, 2), ["x", "y"] * 2, r"two at least, not \(4, 2, 2\)"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(fit, X, labels, told):

@@ -6,6 +6,7 @@ def test_the_room_offers_exactly_its_public_names():
         "PER_ITEM",
         "Directions",
         "Eraser",
+        "EraserFitter",
         "Lens",
         "LinearProbe",
         "LogitLens",
