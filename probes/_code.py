@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor
 from seamscope.probes._design import Design
 from seamscope.probes._folds import Codes, Names
 from seamscope.probes._kinds import outputs
-from seamscope.probes._solver import ROUGHLY, fit_logistic
+from seamscope.probes._solver import fit_logistic
 
 PORTIONS: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the rows, on which the probes of the blocks are fitted
+ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-2, "max_iter": 40}  # of fits whose codes are a little longer, at worst
 FEWEST: Final = 8  # rows that a probe is fitted on
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from seamscope.probes._objective import Problems, gap, stack
 
 AT_ONCE: Final = {"cpu": 2**23, "cuda": 2**28}  # numbers that the problems of one batch may have in memory
 FINEST: Final = 1e-6  # tolerance below which float32 only loses time
-ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-2, "max_iter": 40}  # of fits that are compared, and not reported
 SINGLE: Final = 0.5  # share of the tolerance that is asked of float32, so that float64 seldom finds more to do
 
 
