@@ -14,7 +14,6 @@ from seamscope.probes._design import Design
 from seamscope.probes._ridge import fit_ridge
 from seamscope.probes._solver import fit_logistic
 
-
 ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-3, "max_iter": 100}  # near enough to compare strengths
 
 

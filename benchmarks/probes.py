@@ -1,0 +1,571 @@
+"""The whole grid of probes against scikit-learn's loop on the same store: `python benchmarks/probes.py --json`.
+
+The store holds made-up activations in the shape of a 7B decoder's residual stream (bfloat16, a power-law spectrum, a
+few dimensions a hundred times larger than the rest), in which the suits and ranks of cards are planted, some readable
+from early layers on, some late, some hardly. An item and its partner share a group. In one process, on the same rows,
+folds, inner folds, labels and strengths:
+
+- ours: `probe_grid` with its defaults, wall clock, with reading the store, the online codes and the search for copies
+- scikit-learn: for every site, target and fold, a `LogisticRegression` for every strength and inner fold, and then one
+  for real, control and shuffled labels at the strength that did best. No online codes; reading and standardising are
+  not counted. As many cells side by side as ours has workers, with one thread of BLAS each: a single fit that uses
+  several is slower. Its time is processor time over the number of workers, so that no waiting counts.
+
+scikit-learn runs on a random sample of (site, target) pairs, in all folds, every target equally often; its time is
+scaled by the number of cells, all of which have equally many fits. `speedup_interval` is a bootstrap over the sampled
+pairs, `speedup_spread` the least and the greatest ratio of a single cell. `speedup_in_processor_time` has processor
+time on both sides, which other work on the machine disturbs less. `ways` are ways to write the loop, by the tolerances
+of the fits that choose a strength and of those that are reported:
+
+- careful: the loosest `tol`, of powers of ten, with which all fits come as near to the optimum as ours must: 1e-3,
+  relative, for the choice, and 1e-4 for what is reported; this is `speedup`
+- default: scikit-learn's own `tol`; `max_objective_difference` says how far from the optimum it ends
+- turned: as careful, on the rows as our solver has them, turned onto their axes, for which few would think to ask; what
+  is left of the ratio is from fitting side by side
+
+`max_accuracy_difference` is that of the real labels, of (site, target) pairs pooled over folds, each side at the
+strength that it chose; `..._at_equal_strengths` has both at scikit-learn's. `min_coefficient_cosine` and
+`max_objective_difference` compare fits at the same strength: all final fits of the sample, and every strength on some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from seamscope.activations import Schema, Store, create_store, open_store
+from seamscope.experiments.figures._style import COLOURS, blank, styled
+from seamscope.hooks import Ragged
+from seamscope.probes import bootstrap_interval, probe_grid
+from seamscope.probes._choice import INNER, STRENGTHS
+from seamscope.probes._design import Design
+from seamscope.probes._folds import grouped_folds, groups_of, inner_folds
+from seamscope.probes._kinds import ROUGHLY
+from seamscope.probes._labels import make_labels
+from seamscope.probes._solver import fit_logistic
+
+RESULTS = Path(__file__).parent / "results"
+CLASSES = {"suit": 4, "rank": 13}
+DIRECT, LAST, SEED = "direct", "last", 0
+WITHIN = 1e-4  # of the optimum, relative: as near as both sides must come
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # scikit-learn's `tol`, to choose from
+DEFAULT_TOL, REFERENCE_TOL, MOST = 1e-4, 1e-8, 100_000
+SWEEPS = {"sites": (1, 2, 4, 8, 16, 32), "targets": (1, 2, 4, 6), "folds": (2, 5, 10), "strengths": (1, 3, 5, 9)}
+SWEPT_SITES = 4  # sites of a sweep over something else
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+Pair = tuple[str, str]  # site, target
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How large a grid is."""
+
+    d: int
+    rows: int
+    sites: int
+    folds: int
+    strengths: int
+    targets: int
+
+    @property
+    def site_names(self) -> list[str]:
+        """Layers of a decoder."""
+        return [f"lm.{layer}.resid_post" for layer in range(self.sites)]
+
+    @property
+    def target_names(self) -> list[str]:
+        """Suits and ranks of cards."""
+        return [f"card.{card}.{what}" for card, what in product(range(self.targets), CLASSES)][: self.targets]
+
+    @property
+    def C(self) -> tuple[float, ...]:
+        """The strengths to choose from; five are the default ones."""
+        low, high = STRENGTHS[0], STRENGTHS[-1]
+        found = STRENGTHS if self.strengths == len(STRENGTHS) else np.geomspace(low, high, self.strengths).tolist()
+        return tuple(each / self.d for each in (found if self.strengths > 1 else [np.sqrt(low * high)]))
+
+    @property
+    def cells(self) -> int:
+        """Sites, targets and folds."""
+        return self.sites * self.targets * self.folds
+
+    @property
+    def fits(self) -> int:
+        """Of scikit-learn, in one cell."""
+        return (INNER * self.strengths if self.strengths > 1 else 0) + 3
+
+
+SHAPES = {
+    "7B": Shape(d=4096, rows=800, sites=32, folds=5, strengths=5, targets=6),
+    "organism": Shape(d=128, rows=800, sites=8, folds=5, strengths=5, targets=6),
+    "quick": Shape(d=256, rows=160, sites=4, folds=3, strengths=3, targets=2),
+}
+
+
+def write_store(path: Path, shape: Shape) -> None:
+    """Rows in pairs that share a group, with their labels, and what was planted of these at every site."""
+    rng = np.random.default_rng(SEED)
+    names = shape.target_names
+    labels = {name: rng.integers(CLASSES[name.split(".")[-1]], size=shape.rows) for name in names}
+    types = {name: rng.integers(3, size=shape.rows) for name in names}  # how it is drawn
+    rows = pd.DataFrame(
+        {
+            "id": [str(row) for row in range(shape.rows)],
+            "group": [f"g{row // 2}" for row in range(shape.rows)],
+            **{f"var:{name}": each.astype(str) for name, each in labels.items()},
+            **{f"type:{name}": [f"{k}/{t}" for k, t in zip(labels[name], types[name], strict=True)] for name in names},
+        }
+    )
+    drawn = [CLASSES[name.split(".")[-1]] * types[name] + labels[name] for name in names]
+    lengths = torch.ones(shape.rows, dtype=torch.long)
+    with create_store(path, Schema(model="made up", task="cards", conditions=(DIRECT,))) as writer:
+        acts = {
+            (site, LAST): Ragged(_activations(shape, depth, list(labels.values()), drawn), lengths)
+            for site, depth in zip(shape.site_names, np.linspace(0, 1, shape.sites), strict=True)
+        }
+        writer.append(DIRECT, rows, acts, copy=False)
+
+
+def _activations(shape: Shape, depth: float, labels: list[Any], drawn: list[Any]) -> torch.Tensor:
+    """A site's activations, (rows, d): targets that come later in the list are weaker, and appear deeper."""
+    rng = np.random.default_rng([SEED, int(1000 * depth)])
+    axes = min(1024, shape.d)
+    shared = rng.normal(size=(shape.rows // 2 + 1, axes)).repeat(2, 0)[: shape.rows]
+    latent = 0.7 * shared + 0.7 * rng.normal(size=(shape.rows, axes))
+    for k, (label, type_) in enumerate(zip(labels, drawn, strict=True)):
+        late = k / len(labels)
+        strength = 8 * (1 - late) / np.sqrt(axes) / (1 + np.exp(12 * (late - depth)))
+        latent += strength * rng.normal(size=(label.max() + 1, axes))[label]
+        latent += 0.5 * strength * rng.normal(size=(type_.max() + 1, axes))[type_]
+    spectrum = np.arange(1, axes + 1) ** -0.5
+    found = (latent * spectrum) @ rng.normal(size=(axes, shape.d)) + 0.3 * rng.normal(size=(shape.rows, shape.d))
+    heavy = rng.choice(shape.d, max(1, shape.d // 1000), replace=False)
+    found[:, heavy] = 30 * found[:, heavy] + 100 * found.std() * rng.normal(size=len(heavy))
+    return torch.from_numpy(found).bfloat16()
+
+
+def ours(
+    path: Path, shape: Shape, workers: int, sites: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, float, float]:
+    """The table of the grid, at some sites or all; seconds, and processor seconds."""
+    started, worked = time.perf_counter(), time.process_time()
+    with open_store(path) as store:
+        table = probe_grid(
+            store, shape.target_names, sites=sites, folds=shape.folds, seed=SEED, C=shape.C, workers=workers
+        )
+    return table, time.perf_counter() - started, time.process_time() - worked
+
+
+class Linear(NamedTuple):
+    """A fit: class codes, weights on standardised features (classes, d), and intercepts."""
+
+    classes: Codes
+    coef: Floats
+    intercept: Floats
+
+    def right(self, X: Floats, y: Codes) -> NDArray[np.bool_]:
+        """Which rows it has right."""
+        found: NDArray[np.bool_] = self.classes[(X @ self.coef.T + self.intercept).argmax(1)] == y
+        return found
+
+    def objective(self, X: Floats, y: Codes, C: float) -> float:
+        """What scikit-learn says that it minimises, for three classes or more."""
+        logits = X @ self.coef.T + self.intercept
+        own = logits[np.arange(len(y)), np.searchsorted(self.classes, y)]
+        return float(C * (logsumexp(logits, 1) - own).sum() + 0.5 * (self.coef**2).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A site, a target and a fold: standardised rows, and codes by kind of labels.
+
+    `X` and `new` are training and test rows, `answers` the real labels of the latter, `inner` the inner fold of each
+    training row; `design` is what our solver makes of the training rows.
+    """
+
+    X: Floats
+    new: Floats
+    labels: dict[str, Codes]
+    answers: Codes
+    inner: Codes
+    design: Design
+
+    @classmethod
+    def of(cls, store: Store, shape: Shape, pair: Pair, fold: int) -> Cell:
+        """Read it."""
+        site, target = pair
+        rows = store.rows(DIRECT)
+        groups = groups_of({DIRECT: rows})[DIRECT]
+        fold_of = grouped_folds(groups.tolist(), shape.folds, SEED)
+        test = np.array([fold_of[name] == fold for name in groups])
+        labels = make_labels(rows.assign(group=groups), target, control=True, shuffled=True, seed=SEED).problems
+        features = store.read(site, LAST, DIRECT).values.double().numpy()
+        scaler = StandardScaler().fit(features[~test])
+        return cls(
+            X=scaler.transform(features[~test]),
+            new=scaler.transform(features[test]),
+            labels={kind: codes[~test] for kind, codes in labels.items()},
+            answers=labels["real"][test],
+            inner=inner_folds(groups[~test], INNER, SEED),
+            design=Design.of(torch.from_numpy(features[~test])),
+        )
+
+    def fit(self, kind: str, C: float) -> Linear:
+        """Our fit; of the classes that the training rows have."""
+        fit = fit_logistic(self.design, torch.from_numpy(self.labels[kind])[None], C)
+        held = np.unique(self.labels[kind])
+        return Linear(held, fit.coef[0].numpy()[held], fit.intercept[0].numpy()[held])
+
+    def agreement(self, kind: str, C: float, theirs: Linear) -> Agreement:
+        """Of our fit with another at the same strength."""
+        mine, y = self.fit(kind, C), self.labels[kind]
+        cosine = (mine.coef * theirs.coef).sum() / np.linalg.norm(mine.coef) / np.linalg.norm(theirs.coef)
+        return Agreement(float(cosine), abs(theirs.objective(self.X, y, C) / mine.objective(self.X, y, C) - 1))
+
+
+class Agreement(NamedTuple):
+    """Cosine of the weights, and how much the objectives differ, relative."""
+
+    cosine: float
+    objective: float
+
+    @classmethod
+    def worst(cls, several: Iterable[Agreement]) -> Agreement:
+        """The least cosine and the greatest difference."""
+        cosines, objectives = zip(*several, strict=True)
+        return cls(min(cosines), max(objectives))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to write the loop: `tol` of the fits that choose, `tol` of those that are reported, and the rows."""
+
+    choice: float
+    final: float
+    turned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What scikit-learn took and chose in a cell, which test rows it has right, and which ours has at its strength."""
+
+    pair: Pair
+    fold: int
+    seconds: float
+    C: float
+    correct: NDArray[np.bool_]
+    equal: NDArray[np.bool_]
+    agreement: Agreement
+
+
+def loop(cell: Cell, shape: Shape, way: Way) -> tuple[float, dict[str, Linear]]:
+    """scikit-learn's way: the strength that does best in the inner folds, of equals the strongest penalty; its fits."""
+    X = cell.design.Z.numpy() if way.turned else cell.X
+    y = cell.labels["real"]
+    right = np.zeros(shape.strengths)
+    for held in range(INNER if shape.strengths > 1 else 0):
+        inside, outside = cell.inner != held, cell.inner == held
+        rows, new = X[inside], X[outside]
+        for k, C in enumerate(shape.C):
+            right[k] += (_fit(rows, y[inside], C, way.choice).predict(new) == y[outside]).sum()
+    best = shape.C[int(right.argmax())]
+    return best, {kind: _linear(_fit(X, codes, best, way.final)) for kind, codes in cell.labels.items()}
+
+
+def _fit(X: Floats, y: Codes, C: float, tol: float) -> LogisticRegression:
+    return LogisticRegression(C=C, tol=tol, max_iter=MOST).fit(X, y)
+
+
+def _linear(model: LogisticRegression) -> Linear:
+    return Linear(model.classes_, model.coef_, model.intercept_)
+
+
+def run_cell(store: Store, shape: Shape, way: Way, pair: Pair, fold: int) -> Found:
+    """Time the loop in one cell, and compare our fits at the strength that it chose."""
+    cell = Cell.of(store, shape, pair, fold)
+    started = time.thread_time()
+    C, fits = loop(cell, shape, way)
+    seconds = time.thread_time() - started
+    if way.turned:
+        back = cell.design.axes.numpy().T
+        fits = {kind: fit._replace(coef=fit.coef @ back) for kind, fit in fits.items()}
+    return Found(
+        pair=pair,
+        fold=fold,
+        seconds=seconds,
+        C=C,
+        correct=fits["real"].right(cell.new, cell.answers),
+        equal=cell.fit("real", C).right(cell.new, cell.answers),
+        agreement=Agreement.worst(cell.agreement(kind, C, fit) for kind, fit in fits.items()),
+    )
+
+
+def beside(workers: int, each: Callable[..., R], places: Sequence[tuple[Any, ...]], what: str) -> list[R]:
+    """Call with every tuple of arguments, as many side by side as there are workers, in one thread each."""
+    with threadpool_limits(1), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        found = pool.map(lambda place: each(*place), places)
+        return list(tqdm(found, total=len(places), desc=what, unit="cell", disable=None))
+
+
+def calibrate(store: Store, shape: Shape, pairs: list[Pair], workers: int) -> tuple[dict[float, float], Agreement]:
+    """How far above the optimum each `tol` ends at worst, relative; and how near ours comes.
+
+    With the weakest penalty, which is the hardest, on all labels of the sampled pairs; with the others on the real
+    labels of the first pairs. A smaller `tol` than the first that comes within `WITHIN` is not tried.
+    """
+
+    def ladder(pair: Pair, kind: str, C: float) -> tuple[dict[float, float], Agreement]:
+        cell = Cell.of(store, shape, pair, 0)
+        y = cell.labels[kind]
+        best = _linear(_fit(cell.X, y, C, REFERENCE_TOL))
+        lowest, excess = best.objective(cell.X, y, C), {}
+        for tol in TOLERANCES:
+            excess[tol] = _linear(_fit(cell.X, y, C, tol)).objective(cell.X, y, C) / lowest - 1
+            if excess[tol] <= WITHIN:
+                break
+        return excess, cell.agreement(kind, C, best)
+
+    hardest = product(pairs, ("control", "shuffled", "real"), shape.C[-1:])
+    others = product(pairs[: len(CLASSES)], ("real",), shape.C[:-1])
+    found = beside(workers, ladder, [*hardest, *others], "tolerances")
+    worst = {tol: max((each[tol] for each, _ in found if tol in each), default=0.0) for tol in TOLERANCES}
+    return worst, Agreement.worst(agreement for _, agreement in found)
+
+
+def loosest(excess: dict[float, float], bound: float) -> float:
+    """The largest `tol` from which on none ends further above the optimum."""
+    return next(tol for tol in TOLERANCES if all(excess[each] <= bound for each in TOLERANCES if each <= tol))
+
+
+def draw_pairs(shape: Shape, sample: int) -> list[Pair]:
+    """Every target equally often, at sites drawn at random, which differ as far as they can."""
+    order = np.random.default_rng(SEED).permutation(shape.sites)
+    places = product(range(sample), shape.target_names)
+    return [(shape.site_names[order[k % shape.sites]], target) for k, (_, target) in enumerate(places)]
+
+
+def mean_seconds(found: Sequence[Found], targets: Sequence[str]) -> float:
+    """Of a cell, over targets."""
+    return float(np.mean([np.mean([each.seconds for each in found if each.pair[1] == target]) for target in targets]))
+
+
+def compare(path: Path, shape: Shape, *, workers: int, sample: int, sweeps: Sequence[str]) -> dict[str, Any]:
+    """Everything about one shape."""
+    ours(path, replace(shape, targets=1), workers, shape.site_names[:1])  # what is loaded at first use is not timed
+    table, seconds, processor = ours(path, shape, workers)
+    pairs = draw_pairs(shape, sample)
+    few = pairs[: len(CLASSES)]
+    with open_store(path) as store:
+        excess, everywhere = calibrate(store, shape, pairs, workers)
+        rough, tight = loosest(excess, ROUGHLY["rtol"]), loosest(excess, WITHIN)
+        ways = {
+            "careful": Way(choice=rough, final=tight),
+            "default": Way(choice=DEFAULT_TOL, final=DEFAULT_TOL),
+            "turned": Way(choice=rough, final=tight, turned=True),
+        }
+        runs = {
+            name: beside(
+                workers,
+                partial(run_cell, store, shape, way),
+                list(product(pairs if name == "careful" else few, range(shape.folds))),
+                name,
+            )
+            for name, way in ways.items()
+        }
+        found = runs["careful"]
+        scale = shape.cells / workers / seconds
+        speedup = scale * mean_seconds(found, shape.target_names)
+        swept = [
+            point for axis in sweeps for point in sweep(store, shape, axis, ways["careful"], found, seconds, workers)
+        ]
+    each = scale * np.array([one.seconds for one in found])
+    agreement = Agreement.worst([everywhere, *(one.agreement for one in found)])
+    return {
+        "speedup": round(speedup, 2),
+        "speedup_interval": _rounded(bootstrap_interval(each, [" ".join(one.pair) for one in found])),
+        "speedup_spread": _rounded((each.min(), each.max())),
+        "speedup_in_processor_time": round(speedup * seconds * workers / processor, 2),
+        **accuracies(table, found),
+        "min_coefficient_cosine": agreement.cosine,
+        "max_objective_difference": agreement.objective,
+        "ways": {name: _told(ways[name], run, found, speedup) for name, run in runs.items()},
+        "seconds": {
+            "ours": round(seconds, 2),
+            "ours_processor": round(processor, 2),
+            "scikit_learn_scaled": round(speedup * seconds, 1),
+        },
+        "excess_objective_by_tol": {f"{tol:g}": value for tol, value in excess.items()},
+        "shape": {**asdict(shape), "cells": shape.cells, "scikit_learn_fits": shape.cells * shape.fits},
+        "sampled": {"pairs": pairs, "cells": len(found), "scikit_learn_fits": len(found) * shape.fits},
+        "converged": bool(table["converged"].all()),
+        "accuracy": _ranges(table),
+        "sweep": swept,
+    }
+
+
+def _told(way: Way, run: Sequence[Found], careful: Sequence[Found], speedup: float) -> dict[str, Any]:
+    """A way beside the careful one, on the cells that both ran in."""
+    places = {(one.pair, one.fold) for one in run}
+    same = [one.seconds for one in careful if (one.pair, one.fold) in places]
+    worst = Agreement.worst(one.agreement for one in run)
+    return {
+        "speedup": round(speedup * sum(one.seconds for one in run) / sum(same), 2),
+        **asdict(way),
+        "min_coefficient_cosine": worst.cosine,
+        "max_objective_difference": worst.objective,
+        "cells": len(run),
+    }
+
+
+def accuracies(table: pd.DataFrame, found: Sequence[Found]) -> dict[str, float]:
+    """How much held-out accuracies of (site, target) pairs differ at most, and where other strengths were chosen."""
+    grid = table.set_index(["site", "target", "fold"])
+    mine = {(pair, fold): grid.loc[[(*pair, fold)]].iloc[0] for pair, fold in ((one.pair, one.fold) for one in found)}
+    chosen, equal = [], []
+    for pair in dict.fromkeys(one.pair for one in found):
+        own = [one for one in found if one.pair == pair]
+        theirs = np.concatenate([one.correct for one in own]).mean()
+        chosen.append(abs(np.concatenate([mine[pair, one.fold]["correct"] for one in own]).mean() - theirs))
+        equal.append(abs(np.concatenate([one.equal for one in own]).mean() - theirs))
+    return {
+        "max_accuracy_difference": float(max(chosen)),
+        "max_accuracy_difference_at_equal_strengths": float(max(equal)),
+        "other_strength_chosen": float(np.mean([mine[one.pair, one.fold]["C"] != one.C for one in found])),
+    }
+
+
+def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
+    """The least and the greatest accuracy of a target over sites."""
+    by_site = table.groupby(["target", "site"])["accuracy"].mean().groupby("target").agg(["min", "max"])
+    return {str(target): _rounded(row) for target, row in zip(by_site.index, by_site.to_numpy(), strict=True)}
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 3) for value in values]
+
+
+def sweep(
+    store: Store, shape: Shape, axis: str, way: Way, found: Sequence[Found], seconds: float, workers: int
+) -> list[dict[str, Any]]:
+    """The ratio along one axis, at `SWEPT_SITES` sites if it is another.
+
+    scikit-learn's time of a cell is that of the sample; for other folds and strengths, times what some of the sampled
+    cells take there over what they took in the sample.
+    """
+    points = []
+    for value in SWEEPS[axis]:
+        if axis in ("sites", "targets") and value > getattr(shape, axis):
+            continue
+        here = replace(replace(shape, sites=min(SWEPT_SITES, shape.sites)), **{axis: value})
+        spread = [shape.site_names[int((k + 0.5) * shape.sites / here.sites)] for k in range(here.sites)]
+        mine = seconds if here == shape else ours(store.path, here, workers, spread)[1]
+        theirs = mean_seconds(found, here.target_names) * here.cells / workers
+        if axis in ("folds", "strengths") and value != getattr(shape, axis):
+            base = [one for one in found if one.fold == 0][: len(CLASSES)]
+            again = beside(
+                workers, partial(run_cell, store, here, way), [(one.pair, 0) for one in base], f"{value} {axis}"
+            )
+            theirs *= sum(one.seconds for one in again) / sum(one.seconds for one in base)
+        points.append({"axis": axis, "value": value, "ours": mine, "scikit_learn": theirs, "speedup": theirs / mine})
+    return points
+
+
+@styled
+def draw(points: pd.DataFrame) -> Figure:
+    """The ratio along every axis, a line for each shape."""
+    figure = blank(1.7, width=6.8)
+    axes = figure.subplots(1, points["axis"].nunique(), sharey=True, squeeze=False)[0]
+    colours = dict(zip(points["shape"].unique(), (COLOURS["cascaded"], COLOURS["direct"]), strict=False))
+    for ax, (axis, part) in zip(axes, points.groupby("axis", sort=False), strict=True):
+        for name, line in part.groupby("shape", sort=False):
+            ax.plot(
+                line["value"], line["speedup"], "o-", color=colours[name], label=f"{name} (d = {line['d'].iloc[0]})"
+            )
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(part["value"].unique()), labels=[str(each) for each in sorted(part["value"].unique())])
+        ax.minorticks_off()
+        ax.set_xlabel(axis)
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel("scikit-learn's time / ours")
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def main() -> None:
+    """Measure and print; with `--save`, write results/probes.json, with `--plot` results/probes.png."""
+    options = _options()
+    found = {}
+    for number, name in enumerate(options.shape):
+        given = {key: getattr(options, key) for key in Shape.__dataclass_fields__ if getattr(options, key) is not None}
+        shape = replace(SHAPES[name], **(given if number == 0 else {}))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "store.h5"
+            write_store(path, shape)
+            found[name] = compare(
+                path, shape, workers=options.workers, sample=options.sample, sweeps=options.sweep or ()
+            )
+        print(name, json.dumps(found[name], indent=1), flush=True)
+    result = {**found[options.shape[0]], "shapes": found, "about": _about(options)}
+    if options.plot:
+        points = [
+            {"shape": name, "d": each["shape"]["d"], **point} for name, each in found.items() for point in each["sweep"]
+        ]
+        draw(pd.DataFrame(points)).savefig(RESULTS / "probes.png", dpi=200, metadata={"Software": None})
+    if options.keep:
+        (RESULTS / "probes.json").write_text(json.dumps(result, indent=1) + "\n")
+    if options.json:
+        print(json.dumps(result))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["7B", "organism"])
+    parser.add_argument("--quick", dest="shape", action="store_const", const=["quick"], help="a small shape only")
+    for name in Shape.__dataclass_fields__:
+        parser.add_argument(f"--{name}", type=int, help=f"{name} of the first shape")
+    parser.add_argument("--workers", type=int, default=2, help="cells side by side, on both sides")
+    parser.add_argument("--sample", type=int, default=1, help="sites at which scikit-learn runs, per target")
+    parser.add_argument("--sweep", nargs="*", choices=SWEEPS, default=list(SWEEPS))
+    parser.add_argument("--plot", action="store_true", help="write results/probes.png")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    # nnsight gives every object a method `save`, which argparse would take for the option
+    parser.add_argument("--save", dest="keep", action="store_true", help="write results/probes.json")
+    return parser.parse_args()
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "device": f"cpu, {os.cpu_count()} cores, {platform.machine()}",
+        "workers": options.workers,
+        "versions": {name: version(name) for name in ("torch", "scikit-learn", "numpy", "scipy")},
+    }
+
+
+if __name__ == "__main__":
+    main()
