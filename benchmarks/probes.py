@@ -24,7 +24,9 @@ of the fits that choose a strength and of those that are reported:
   is left of the ratio is from fitting side by side
 
 `max_accuracy_difference` is that of the real labels, of (site, target) pairs pooled over folds, each side at the
-strength that it chose; `..._at_equal_strengths` has both at scikit-learn's. `min_coefficient_cosine` and
+strength that it chose; `..._at_equal_strengths` has both at scikit-learn's. Where two strengths do about equally well,
+rounding chooses: `rows_that_made_the_difference` is by how many held-out rows of the inner folds scikit-learn prefers
+its own where ours chose another, at most; `..._careful` compares scikit-learn with itself. `min_coefficient_cosine` and
 `max_objective_difference` compare fits at the same strength: all final fits of the sample, and every strength on some.
 """
 
@@ -189,13 +191,18 @@ class Linear(NamedTuple):
     coef: Floats
     intercept: Floats
 
+    @classmethod
+    def of(cls, model: LogisticRegression) -> Linear:
+        """scikit-learn's, of three classes or more."""
+        return cls(model.classes_, model.coef_, model.intercept_)
+
     def right(self, X: Floats, y: Codes) -> NDArray[np.bool_]:
         """Which rows it has right."""
         found: NDArray[np.bool_] = self.classes[(X @ self.coef.T + self.intercept).argmax(1)] == y
         return found
 
     def objective(self, X: Floats, y: Codes, C: float) -> float:
-        """What scikit-learn says that it minimises, for three classes or more."""
+        """What scikit-learn says that it minimises."""
         logits = X @ self.coef.T + self.intercept
         own = logits[np.arange(len(y)), np.searchsorted(self.classes, y)]
         return float(C * (logsumexp(logits, 1) - own).sum() + 0.5 * (self.coef**2).sum())
@@ -273,44 +280,52 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What scikit-learn took and chose in a cell, which test rows it has right, and which ours has at its strength."""
+    """What scikit-learn took and found in a cell.
+
+    Attributes:
+        pair, fold: which cell.
+        seconds: processor time.
+        held_out: how many rows of the inner folds each strength has right.
+        C: the strength that was chosen.
+        correct: which test rows are right.
+        equal: which test rows ours has right at the same strength.
+        agreement: of the final fits, at worst.
+    """
 
     pair: Pair
     fold: int
     seconds: float
+    held_out: dict[float, int]
     C: float
     correct: NDArray[np.bool_]
     equal: NDArray[np.bool_]
     agreement: Agreement
 
 
-def loop(cell: Cell, shape: Shape, way: Way) -> tuple[float, dict[str, Linear]]:
+def loop(cell: Cell, shape: Shape, way: Way) -> tuple[dict[float, int], float, dict[str, Linear]]:
     """scikit-learn's way: the strength that does best in the inner folds, of equals the strongest penalty; its fits."""
     X = cell.design.Z.numpy() if way.turned else cell.X
     y = cell.labels["real"]
-    right = np.zeros(shape.strengths)
+    right = dict.fromkeys(shape.C, 0)
     for held in range(INNER if shape.strengths > 1 else 0):
         inside, outside = cell.inner != held, cell.inner == held
         rows, new = X[inside], X[outside]
-        for k, C in enumerate(shape.C):
-            right[k] += (_fit(rows, y[inside], C, way.choice).predict(new) == y[outside]).sum()
-    best = shape.C[int(right.argmax())]
-    return best, {kind: _linear(_fit(X, codes, best, way.final)) for kind, codes in cell.labels.items()}
+        for C in shape.C:
+            right[C] += int((fit(rows, y[inside], C, way.choice).predict(new) == y[outside]).sum())
+    best = max(right, key=right.__getitem__)  # the first of equals
+    return right, best, {kind: Linear.of(fit(X, codes, best, way.final)) for kind, codes in cell.labels.items()}
 
 
-def _fit(X: Floats, y: Codes, C: float, tol: float) -> LogisticRegression:
+def fit(X: Floats, y: Codes, C: float, tol: float) -> LogisticRegression:
+    """scikit-learn's."""
     return LogisticRegression(C=C, tol=tol, max_iter=MOST).fit(X, y)
-
-
-def _linear(model: LogisticRegression) -> Linear:
-    return Linear(model.classes_, model.coef_, model.intercept_)
 
 
 def run_cell(store: Store, shape: Shape, way: Way, pair: Pair, fold: int) -> Found:
     """Time the loop in one cell, and compare our fits at the strength that it chose."""
     cell = Cell.of(store, shape, pair, fold)
     started = time.thread_time()
-    C, fits = loop(cell, shape, way)
+    held_out, C, fits = loop(cell, shape, way)
     seconds = time.thread_time() - started
     if way.turned:
         back = cell.design.axes.numpy().T
@@ -319,6 +334,7 @@ def run_cell(store: Store, shape: Shape, way: Way, pair: Pair, fold: int) -> Fou
         pair=pair,
         fold=fold,
         seconds=seconds,
+        held_out=held_out,
         C=C,
         correct=fits["real"].right(cell.new, cell.answers),
         equal=cell.fit("real", C).right(cell.new, cell.answers),
@@ -343,10 +359,10 @@ def calibrate(store: Store, shape: Shape, pairs: list[Pair], workers: int) -> tu
     def ladder(pair: Pair, kind: str, C: float) -> tuple[dict[float, float], Agreement]:
         cell = Cell.of(store, shape, pair, 0)
         y = cell.labels[kind]
-        best = _linear(_fit(cell.X, y, C, REFERENCE_TOL))
+        best = Linear.of(fit(cell.X, y, C, REFERENCE_TOL))
         lowest, excess = best.objective(cell.X, y, C), {}
         for tol in TOLERANCES:
-            excess[tol] = _linear(_fit(cell.X, y, C, tol)).objective(cell.X, y, C) / lowest - 1
+            excess[tol] = Linear.of(fit(cell.X, y, C, tol)).objective(cell.X, y, C) / lowest - 1
             if excess[tol] <= WITHIN:
                 break
         return excess, cell.agreement(kind, C, best)
@@ -360,7 +376,8 @@ def calibrate(store: Store, shape: Shape, pairs: list[Pair], workers: int) -> tu
 
 def loosest(excess: dict[float, float], bound: float) -> float:
     """The largest `tol` from which on none ends further above the optimum."""
-    return next(tol for tol in TOLERANCES if all(excess[each] <= bound for each in TOLERANCES if each <= tol))
+    found = (tol for tol in TOLERANCES if all(excess[each] <= bound for each in TOLERANCES if each <= tol))
+    return next(found, TOLERANCES[-1])
 
 
 def draw_pairs(shape: Shape, sample: int) -> list[Pair]:
@@ -375,12 +392,17 @@ def mean_seconds(found: Sequence[Found], targets: Sequence[str]) -> float:
     return float(np.mean([np.mean([each.seconds for each in found if each.pair[1] == target]) for target in targets]))
 
 
+def run_way(store: Store, shape: Shape, way: Way, pairs: list[Pair], workers: int, name: str) -> list[Found]:
+    """All folds of the sampled pairs; of the first pairs, unless it is the way that `speedup` is from."""
+    some = pairs if name == "careful" else pairs[: len(CLASSES)]
+    return beside(workers, partial(run_cell, store, shape, way), list(product(some, range(shape.folds))), name)
+
+
 def compare(path: Path, shape: Shape, *, workers: int, sample: int, sweeps: Sequence[str]) -> dict[str, Any]:
     """Everything about one shape."""
     ours(path, replace(shape, targets=1), workers, shape.site_names[:1])  # what is loaded at first use is not timed
     table, seconds, processor = ours(path, shape, workers)
     pairs = draw_pairs(shape, sample)
-    few = pairs[: len(CLASSES)]
     with open_store(path) as store:
         excess, everywhere = calibrate(store, shape, pairs, workers)
         rough, tight = loosest(excess, ROUGHLY["rtol"]), loosest(excess, WITHIN)
@@ -389,15 +411,7 @@ def compare(path: Path, shape: Shape, *, workers: int, sample: int, sweeps: Sequ
             "default": Way(choice=DEFAULT_TOL, final=DEFAULT_TOL),
             "turned": Way(choice=rough, final=tight, turned=True),
         }
-        runs = {
-            name: beside(
-                workers,
-                partial(run_cell, store, shape, way),
-                list(product(pairs if name == "careful" else few, range(shape.folds))),
-                name,
-            )
-            for name, way in ways.items()
-        }
+        runs = {name: run_way(store, shape, way, pairs, workers, name) for name, way in ways.items()}
         found = runs["careful"]
         scale = shape.cells / workers / seconds
         speedup = scale * mean_seconds(found, shape.target_names)
@@ -432,31 +446,42 @@ def compare(path: Path, shape: Shape, *, workers: int, sample: int, sweeps: Sequ
 def _told(way: Way, run: Sequence[Found], careful: Sequence[Found], speedup: float) -> dict[str, Any]:
     """A way beside the careful one, on the cells that both ran in."""
     places = {(one.pair, one.fold) for one in run}
-    same = [one.seconds for one in careful if (one.pair, one.fold) in places]
+    same = [one for one in careful if (one.pair, one.fold) in places]
     worst = Agreement.worst(one.agreement for one in run)
     return {
-        "speedup": round(speedup * sum(one.seconds for one in run) / sum(same), 2),
+        "speedup": round(speedup * sum(one.seconds for one in run) / sum(one.seconds for one in same), 2),
         **asdict(way),
         "min_coefficient_cosine": worst.cosine,
         "max_objective_difference": worst.objective,
+        "max_accuracy_difference_from_careful": accuracy_difference(run, [one.correct for one in same]),
+        "other_strength_than_careful": float(np.mean([a.C != b.C for a, b in zip(run, same, strict=True)])),
         "cells": len(run),
     }
 
 
+def accuracy_difference(found: Sequence[Found], others: Sequence[Any]) -> float:
+    """How much the held-out accuracy of a (site, target) pair differs at most from what others have right there."""
+    table = pd.DataFrame({"pair": [" ".join(one.pair) for one in found]})
+    table["rows"] = [len(one.correct) for one in found]
+    table["more"] = [np.sum(one.correct) - np.sum(other) for one, other in zip(found, others, strict=True)]
+    pooled = table.groupby("pair").sum()
+    return float((pooled["more"] / pooled["rows"]).abs().max())
+
+
 def accuracies(table: pd.DataFrame, found: Sequence[Found]) -> dict[str, float]:
-    """How much held-out accuracies of (site, target) pairs differ at most, and where other strengths were chosen."""
-    grid = table.set_index(["site", "target", "fold"])
-    mine = {(pair, fold): grid.loc[[(*pair, fold)]].iloc[0] for pair, fold in ((one.pair, one.fold) for one in found)}
-    chosen, equal = [], []
-    for pair in dict.fromkeys(one.pair for one in found):
-        own = [one for one in found if one.pair == pair]
-        theirs = np.concatenate([one.correct for one in own]).mean()
-        chosen.append(abs(np.concatenate([mine[pair, one.fold]["correct"] for one in own]).mean() - theirs))
-        equal.append(abs(np.concatenate([one.equal for one in own]).mean() - theirs))
+    """How far held-out accuracies are apart; how often ours chose another strength, and by how many rows at most.
+
+    These are the held-out rows of the inner folds by which scikit-learn prefers its own; 0 is a tie.
+    """
+    cells = {(row["site"], row["target"], row["fold"]): row for _, row in table.iterrows()}
+    mine = [cells[(*one.pair, one.fold)] for one in found]
+    other = [(one, row["C"]) for one, row in zip(found, mine, strict=True) if row["C"] != one.C]
+    preferred = [one.held_out[one.C] - one.held_out[C] for one, C in other]
     return {
-        "max_accuracy_difference": float(max(chosen)),
-        "max_accuracy_difference_at_equal_strengths": float(max(equal)),
-        "other_strength_chosen": float(np.mean([mine[one.pair, one.fold]["C"] != one.C for one in found])),
+        "max_accuracy_difference": accuracy_difference(found, [row["correct"] for row in mine]),
+        "max_accuracy_difference_at_equal_strengths": accuracy_difference(found, [one.equal for one in found]),
+        "other_strength_chosen": len(other) / len(found),
+        "rows_that_made_the_difference": max(preferred, default=0),
     }
 
 
