@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seamscope.probes._design import Design
+from seamscope.probes._design import Design, Scale
 from seamscope.probes._folds import Codes, Names
 from seamscope.probes._kinds import outputs
 from seamscope.probes._solver import fit_logistic
@@ -67,7 +67,7 @@ def online_code(X: Tensor, Y: Tensor, groups: Names, order: Codes, strengths: Se
         alone = classes.double().log2()[:, None].repeat(1, len(order)).numpy()
         nothing = np.zeros(0, np.int64)
         return [Code(bits=each, sizes=(), correct=nothing[None] > 0, scored=nothing) for each in alone]
-    rows = Design.of(X[places]).rows
+    rows = Scale.of(X[places].double()).apply(X[places].double())
     designs = [Design.of(rows[:end], scale=False) for end in ends]
     weights = _fit(designs, labels, classes, strengths)
     n, last = len(order), rows[ends[-1] :]
