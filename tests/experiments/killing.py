@@ -25,6 +25,7 @@ from seamscope.experiments._members import Members  # noqa: E402
 from seamscope.hooks import load_vlm  # noqa: E402
 
 SETTINGS = Settings(n=12, batch_size=4, rows_per_shard=2, sites=("lm.*.resid_post",))
+SHARDS = 12  # of the capture below: items and partners, two in each
 TASK = tasks.get("cards.sum")
 VLM = load_vlm("organism", device="cpu", check=False)
 
@@ -66,6 +67,14 @@ def shards(path: Path) -> int:
     return len(list(path.with_suffix(".shards").glob("*.h5")))
 
 
+def wait(child: int, path: Path, count: int) -> None:
+    """Wait until so many shards are finished, or all are, or the process has ended."""
+    while (
+        shards(path) < min(count, SHARDS) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    ):
+        time.sleep(0.002)
+
+
 def kill_often(folder: Path, kills: int, seed: int) -> dict[str, object]:
     """Interrupt captures of one store after another, until so many were killed; finish and compare them all."""
     rng = random.Random(seed)
@@ -78,9 +87,11 @@ def kill_often(folder: Path, kills: int, seed: int) -> dict[str, object]:
     while len(left) < kills:
         path = folder / str(len(same)) / "store.h5"
         while not path.exists():
+            held = shards(path)
             child = start(path)
-            if len(left) < kills:
-                time.sleep(rng.uniform(0.1, 0.9) * takes)
+            if len(left) < kills:  # soon, or when it has made some shards; by time alone a busy machine decides
+                wait(child, path, held + rng.choice((0, 0, 1, 2)))
+                time.sleep(rng.uniform(0, 1 if held == SHARDS else 2 / SHARDS) * takes)
                 os.kill(child, signal.SIGKILL)
             status = ended(child)
             assert status in (0, -signal.SIGKILL), status
