@@ -151,7 +151,14 @@ def study_transfer(store: Store, *, seed: int, progress: bool = False) -> pd.Dat
     for names, text, picture, across in places:
         for train, test in ((("cascaded", text), ("direct", picture)), (("direct", picture), ("cascaded", text))):
             if names and _has(store, names, train) and _has(store, names, test):
-                options = {"train": train, "test": test, "folds": FOLDS, "seed": seed, "across": across}
+                options = {
+                    "train": train,
+                    "test": test,
+                    "folds": FOLDS,
+                    "seed": seed,
+                    "across": across,
+                    "workers": WORKERS,
+                }
                 parts.append(probe_transfer(store, names, **options, progress=progress))  # type: ignore[arg-type]
     return summarise_transfer(pd.concat(parts, ignore_index=True), seed=seed) if parts else pd.DataFrame(columns=NONE)
 

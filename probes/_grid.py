@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
@@ -20,6 +18,7 @@ from seamscope.probes._kinds import kind_of
 from seamscope.probes._labels import make_labels
 from seamscope.probes._plan import Planned, plan_cells
 from seamscope.probes._prober import Prober, Record
+from seamscope.probes._side_by_side import in_threads
 
 PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct", "blind", "bits", "control_bits")
 _COLUMNS = (
@@ -114,7 +113,7 @@ def probe_grid(
         cell = Cell.read(store, planned.site, planned.span, planned.condition, pool=pool, device=device)
         return list(how.probe(cell, [labels[planned.condition, name] for name in planned.targets], in_fold, own))
 
-    records = _in_threads(fit, plan, workers, progress)
+    records = in_threads(fit, plan, workers, "probes", progress)
     return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
 
 
@@ -164,14 +163,3 @@ def probe_features(
 
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _in_threads(
-    fit: Callable[[Planned], list[Record]], plan: list[Planned], workers: int, progress: bool
-) -> list[Record]:
-    """Fit the cells with one thread of torch each: on small cells more of them cost time, beside other work much."""
-    with (
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        tqdm(pool.map(fit, plan), total=len(plan), desc="probes", unit="cell", disable=not progress) as found,
-    ):
-        return [record for records in found for record in records]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +54,17 @@ class Fitted:
     weights: dict[tuple[int, str], Tensor]
     C: list[float]
     converged: list[bool]
+
+    def only(self, number: int) -> Fitted:
+        """The probes of one of the targets."""
+        weights = {(0, name): each for (k, name), each in self.weights.items() if k == number}
+        return replace(
+            self,
+            weights=weights,
+            targets=[self.targets[number]],
+            C=[self.C[number]],
+            converged=[self.converged[number]],
+        )
 
     def scores(self, Z: Tensor, labels: Sequence[Labels], rows: Codes) -> list[dict[str, Scores | None]]:
         """How well turned rows, (m, r), are predicted, by the prefix of each kind of labels, for every target.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
@@ -18,7 +18,8 @@ from seamscope.probes._folds import Codes, Names, grouped_folds, groups_of
 from seamscope.probes._kinds import kind_of
 from seamscope.probes._labels import Labels, make_labels
 from seamscope.probes._plan import Planned, plan_cells
-from seamscope.probes._prober import Fitted, Prober, Record, counts
+from seamscope.probes._prober import Fitted, Prober, Record, by_rows, counts
+from seamscope.probes._side_by_side import in_threads
 from seamscope.probes._stats import bootstrap_interval, exceeds, false_discovery
 
 Place = tuple[str, str]
@@ -54,6 +55,7 @@ def probe_transfer(
     seed: int = 0,
     C: float | Sequence[float] | None = None,
     device: str = "cpu",
+    workers: int = 1,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Train probes in one place of one run, and test them in another, on items they were not fitted on.
@@ -70,7 +72,7 @@ def probe_transfer(
         test: (condition, span) of the rows that are scored, such as `("direct", "image.object.{k}")`.
         sites: names or globs; None: all that both have.
         across: also test at every other site than the one of the training.
-        pool, folds, seed, C, device, progress: as for `probe_grid`.
+        pool, folds, seed, C, device, workers, progress: as for `probe_grid`.
 
     Returns:
         One row per pair of sites, target and fold: `accuracy` of the probe as it is, standardised as where it was
@@ -95,6 +97,7 @@ def probe_transfer(
     labels = _shared_labels(tables, groups, targets, seed)
     how = Prober(kind=kind_of("logistic"), strengths=strengths_of(C), code=False, seed=seed)
 
+    @cache
     def read(each: Planned) -> Cell:
         return Cell.read(store, each.site, each.span, each.condition, pool=pool, device=device)
 
@@ -102,19 +105,24 @@ def probe_transfer(
         names = groups[condition]
         return np.array([fold_of[name] for name in names], dtype=np.int64), names
 
-    plan = [each for each in sides[0] if each.site in shared]
-    records: list[Record] = []
-    for fitted in tqdm(plan, desc="transfer", unit="cell", disable=not progress):
+    def test_all(fitted: Planned) -> list[Record]:
         cell, (in_fold, names) = read(fitted), own(fitted.condition)
         others = [each for each in sides[1] if each.site in shared and (across or each.site == fitted.site)]
-        for name in fitted.targets:
-            mine = labels[fitted.condition, name]
-            used = np.flatnonzero(mine.labelled & cell.held)
-            fits = how.fit(cell, [mine], [used[in_fold[used] != k] for k in range(folds)], names)
-            for other in [each for each in others if name in each.targets]:
-                found = _tested(fits, read(other), labels[other.condition, name], *own(other.condition))
-                place = {"train_condition": fitted.condition, "train_span": fitted.span, "train_site": fitted.site}
-                records += [{**place, "target": name, **record} for record in found]
+        place = {"train_condition": fitted.condition, "train_span": fitted.span, "train_site": fitted.site}
+        found: list[Record] = []
+        for alike in by_rows([labels[fitted.condition, name] for name in fitted.targets]):
+            used = np.flatnonzero(alike[0].labelled & cell.held)
+            fits = how.fit(cell, alike, [used[in_fold[used] != k] for k in range(folds)], names)
+            for other in others:
+                held = [each for each in alike if each.target in other.targets]
+                for mine in held:
+                    theirs = labels[other.condition, mine.target]
+                    tested = _tested(fits, alike.index(mine), read(other), theirs, *own(other.condition))
+                    found += [{**place, "target": mine.target, **record} for record in tested]
+        return found
+
+    plan = [each for each in sides[0] if each.site in shared]
+    records = in_threads(test_all, plan, workers, "transfer", progress)
     return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
 
 
@@ -163,26 +171,26 @@ def _shared_labels(
     return found
 
 
-def _tested(fits: Sequence[Fitted | None], cell: Cell, labels: Labels, in_fold: Codes, groups: Names) -> list[Record]:
-    """Score the probes of every fold on the rows of that fold in another cell."""
+def _tested(
+    fits: Sequence[Fitted | None], number: int, cell: Cell, labels: Labels, in_fold: Codes, groups: Names
+) -> list[Record]:
+    """Score one target's probes of every fold on the rows of that fold in another cell."""
     used = np.flatnonzero(labels.labelled & cell.held)
     records = []
-    for fold, fitted in enumerate(fits):
+    for fold, several in enumerate(fits):
         test, beside = used[in_fold[used] == fold], used[in_fold[used] != fold]
-        if fitted is None or not len(test) or not len(beside):
+        if several is None or not len(test) or not len(beside):
             continue
-        design, new = fitted.design, cell.features[test]
-        as_it_is = fitted.scores(design.project(new), [labels], test)[0]
-        centred = fitted.scores(design.turned(Scale.of(cell.features[beside]).apply(new)), [labels], test)[0]
-        told = counts(fitted.targets[0].problems["real"], fitted.rows, fitted.rows, classes=True)
-        commonest = np.bincount(fitted.targets[0].problems["real"][fitted.rows]).argmax()
-        blind = (labels.problems["real"][test] == commonest).astype(float)
+        fitted = several.only(number)
+        real, new = fitted.targets[0].problems["real"], cell.features[test]
+        as_it_is = fitted.scores(fitted.design.project(new), [labels], test)[0]
+        recentred = fitted.design.turned(Scale.of(cell.features[beside]).apply(new))
+        centred = fitted.scores(recentred, [labels], test)[0]
+        told = counts(real, fitted.rows, fitted.rows, classes=True)
+        blind = (labels.problems["real"][test] == np.bincount(real[fitted.rows]).argmax()).astype(float)
         correct = {"correct": as_it_is[""], "recentred_correct": centred[""], "control_correct": centred["control_"]}
-        means = {
-            name.replace("correct", "accuracy"): float(each.mean())
-            for name, each in correct.items()
-            if each is not None
-        }
+        held = {name: each for name, each in correct.items() if each is not None}
+        means = {name.replace("correct", "accuracy"): float(each.mean()) for name, each in held.items()}
         sizes = {name: told[name] for name in ("uniform", "n_classes", "starved")}
         records.append(
             {
