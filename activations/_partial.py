@@ -22,22 +22,14 @@ class Partial:
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
-        self._number = self._locked(os.O_EXCL if new else 0)
+        self._number = self._open(os.O_EXCL if new else 0)
         # what was there may have got its name, and lost this one or not, before it was locked: it is no longer ours
         while not self._is_ours() or os.fstat(self._number).st_nlink > 1:
             self.remove()
-            self._number = self._locked(0)
+            self._number = self._open(0)
 
-    def _locked(self, flag: int) -> int:
-        number = os.open(self.path, os.O_RDWR | os.O_CREAT | flag, 0o666)
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(number)
-            raise
-        except OSError:  # a file system without locks
-            pass
-        return number
+    def _open(self, flag: int) -> int:
+        return _locked(os.open(self.path, os.O_RDWR | os.O_CREAT | flag, 0o666))
 
     def _is_ours(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
@@ -109,9 +101,9 @@ def new_folder(path: Path) -> Iterator[None]:
     try:
         path.mkdir()
     except FileExistsError:
-        os.close(_locked_folder(path))
+        os.close(_locked(os.open(path, os.O_RDONLY)))
         raise
-    number = _locked_folder(path)
+    number = _locked(os.open(path, os.O_RDONLY))
     try:
         yield
     except BaseException:
@@ -121,8 +113,8 @@ def new_folder(path: Path) -> Iterator[None]:
         os.close(number)
 
 
-def _locked_folder(path: Path) -> int:
-    number = os.open(path, os.O_RDONLY)
+def _locked(number: int) -> int:
+    """A file or folder that was opened, locked for this process; closed if another has it."""
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _cli_capture as c
+from . import _cli_probes as p
 from . import _options as o
 from ._cli_store import store_app
+from ._cli_tasks import tasks_app
 
 if TYPE_CHECKING:
     from ._study import Study
@@ -24,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-tasks_app = typer.Typer(help="List the tasks, or look at one.", invoke_without_command=True)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(store_app, name="store")
 
@@ -100,20 +101,6 @@ def _gap(study: Study, as_json: bool) -> None:
     o.show(f"\nanswers and gap lie in {study.run.folder}")
 
 
-def _probe(study: Study, as_json: bool) -> None:
-    table, transfer = study.probes, study.transfer
-    if as_json:
-        return o.emit({"probes": table, "transfer": transfer, "run": study.run.folder})
-    best = table.sort_values("accuracy", ascending=False).groupby(["condition", "target"]).head(1)
-    columns = ["condition", "target", "site", "span", "accuracy", "low", "high"]
-    columns += [f"{name}_accuracy" for name in ("control", "shuffled", "untrained", "pixels")] + ["chance", "q"]
-    o.show(best.sort_values(["target", "condition"])[columns].round(2).to_string(index=False, na_rep="-"))
-    o.show(f"\nthe best of {len(table)} cells for each target, chosen and scored on the same items")
-    if len(transfer):
-        o.show("\n" + o.transfer_text(transfer))
-    o.show("\n".join(["", *o.probe_warnings(table), f"tables: {study.run.folder}/probes.csv, transfer.csv"]))
-
-
 @app.command()
 @o.one_line_errors
 @o.also_asked
@@ -124,16 +111,7 @@ def lens(
     as_json: o.AsJson = False,
 ) -> None:
     """Read the layers with the model's own head: where do the answer and the intermediate come up?"""
-    study = _open(asked, out, as_json=as_json)
-    table = study.lens(tuned=tuned)
-    if as_json:
-        return o.emit({"lens": table, "run": study.run.folder})
-    best = table.sort_values("difference", ascending=False).groupby(["condition", "what"]).head(1)
-    columns = ["condition", "what", "site", "span", "rank", "partner_rank", "logprob", "partner_logprob"]
-    columns += ["difference", "difference_low", "difference_high", "n"]
-    o.show(best.sort_values(["what", "condition"])[columns].round(2).to_string(index=False, na_rep="-"))
-    o.show(f"\nof {len(table)} cells those in which the item's own words stand out most from its partner's, chosen and")
-    o.show(f"scored on the same items; all of them: {study.run.folder}/{'lens.tuned' if tuned else 'lens'}.csv")
+    p.lens(_open(asked, out, as_json=as_json), tuned=tuned, as_json=as_json)
 
 
 def _patch(study: Study, as_json: bool) -> None:
@@ -168,7 +146,8 @@ def _locate(study: Study, as_json: bool) -> None:
 
 for _name, _act, _text in (
     ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
-    ("probe", _probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
+    ("probe", p.probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
+    ("erase", p.erase, "Erase or push what probes read, and see what becomes of the answers: is it used?"),
     (
         "patch",
         _patch,
@@ -253,7 +232,7 @@ def doctor(
         image=image,
         boxes=tuple(box or ()),
         items=n,
-        overlay=_picture_file(out or Path(f"doctor.{Path(chosen).name}.png")),
+        overlay=o.picture_file(out or Path(f"doctor.{Path(chosen).name}.png")),
         device=device,
         dtype=dtype,
         attn_implementation=attn_implementation,
@@ -262,18 +241,6 @@ def doctor(
     o.emit(found.to_json()) if as_json else o.show(found.text())
     if not found.healthy:
         raise typer.Exit(1)
-
-
-def _picture_file(file: Path) -> Path:
-    """Refuse what no picture can be written to, before any work is done."""
-    from seamscope.hooks import RunError
-
-    from ._run import check_place
-
-    if file.suffix not in (".png", ".pdf") or file.is_dir():
-        raise RunError(f"cannot draw {file}; --out must name a .png or .pdf file")
-    check_place(file.parent)
-    return file
 
 
 @app.command()
@@ -289,51 +256,3 @@ def families(
     if as_json:
         return o.emit({"families": [each.to_json() for each in found], "not_covered": REFUSED})
     o.show(page(found).rstrip() if markdown else table(found))
-
-
-@tasks_app.callback()
-@o.one_line_errors
-def list_tasks(
-    context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Say which profile suits this model.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="This task, or .jsonl file, only.")] = None,
-    as_json: o.AsJson = False,
-) -> None:
-    """List the tasks."""
-    from . import tasks
-
-    if context.invoked_subcommand is not None:
-        return
-    found = {name: tasks.get(name).summary for name in ([task] if task else tasks.DATA_SETS)}
-    if task is None:
-        found["PATH.jsonl"] = "your own records: image, question, intermediate, answer"
-    if model is not None:
-        found["--profile"] = "small" if model.startswith("organism") else "full"
-    if as_json:
-        return o.emit(found)
-    o.show("\n".join(f"{name:15} {summary}" for name, summary in found.items()))
-
-
-@tasks_app.command("show")
-@o.one_line_errors
-def show_task(
-    name: Annotated[str, typer.Argument(help="A task's name, or a .jsonl file.")],
-    profile: o.Profile = "small",
-    n: o.Count = 12,
-    seed: o.Seed = 0,
-    font: Annotated[list[str] | None, typer.Option(help="Draw with these fonts only; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .png or .pdf file.")] = None,
-    as_json: o.AsJson = False,
-) -> None:
-    """Write a contact sheet of a task's items and their counterfactual partners, to look at."""
-    from . import tasks
-    from ._run import replacing
-
-    task = tasks.get(name)
-    file = _picture_file(out or Path(f"{task.name}.{profile}.png"))
-    look = tasks.Look(fonts=tuple(font)) if font else None
-    figure = tasks.contact_sheet(task, n=n, profile=profile, seed=seed, look=look)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=150, format=file.suffix[1:])
-    o.emit({"sheet": file}) if as_json else o.show(f"contact sheet: {file}")

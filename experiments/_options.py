@@ -9,21 +9,19 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import pandas as pd
 import torch
 import typer
 
-from seamscope.hooks import SeamscopeError
+from seamscope.hooks import RunError, SeamscopeError
 
 from ._json import plain
+from ._run import check_place
 
 if TYPE_CHECKING:
     from ._verdict import Verdict
-
-COPIES: Final = 0.5  # share of test rows with a near copy in training, above which a reader is told
-SURE: Final = 0.05
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -120,6 +118,14 @@ def also_asked(command: Callable[..., R]) -> Callable[..., R]:
     return wrapped
 
 
+def picture_file(file: Path) -> Path:
+    """Refuse what no picture can be written to, before any work is done."""
+    if file.suffix not in (".png", ".pdf") or file.is_dir():
+        raise RunError(f"cannot draw {file}; --out must name a .png or .pdf file")
+    check_place(file.parent)
+    return file
+
+
 def on_a_terminal() -> bool:
     """Whether progress bars make sense."""
     return sys.stderr.isatty()
@@ -152,42 +158,6 @@ def _percent(row: Any) -> str:
     if row is None or row.n == 0:
         return "-"
     return f"{100 * row.estimate:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
-
-
-def transfer_text(transfer: pd.DataFrame) -> str:
-    """Probes of one run on another, at the same site: the best layer of each kind of variable, and its control."""
-    same = transfer[transfer.train_site == transfer.site]
-    same = same.assign(kind=same.target.str.replace(r"(?<=\.)\d+(?=\.|$)", "*", regex=True))
-    places = ["train_condition", "train_span", "condition", "span"]
-    same[["train_span", "span"]] = same[["train_span", "span"]].replace(r"\.\d+$", ".*", regex=True)
-    means = same.groupby([*places, "kind", "site"], sort=False)[
-        ["accuracy", "recentred_accuracy", "control_accuracy", "chance"]
-    ].mean()
-    best = means.sort_values("recentred_accuracy", ascending=False).groupby([*places, "kind"], sort=False).head(1)
-    table = best.reset_index().sort_values(["kind", *places])
-    lines = [
-        f"{row.kind:14} {row.train_condition} {row.train_span} → {row.condition} {row.span}: "
-        f"{row.recentred_accuracy:.2f} recentred, {row.accuracy:.2f} as it is, control {row.control_accuracy:.2f}, "
-        f"chance {row.chance:.2f}  ({row.site})"
-        for row in table.itertuples()
-    ]
-    return "\n".join(["probes of one run on the other, best layer:", *lines])
-
-
-def probe_warnings(table: pd.DataFrame) -> list[str]:
-    """What a reader should know before believing a probe."""
-    starved, stuck = int(table.starved.sum()), int((~table.converged.astype(bool)).sum())
-    told = {
-        f"{starved} of {len(table)} cells are starved: more items would still read more; raise --n": starved,
-        f"{stuck} of {len(table)} cells did not converge": stuck,
-    }
-    copied = table[(table.copies > COPIES) & (table.q < SURE)]
-    where = ", ".join(dict.fromkeys(f"{row.condition} {row.span}" for row in copied.itertuples()))
-    told[
-        f"in {len(copied)} cells more than half of the items have a near copy among those fitted on, as where words "
-        f"repeat ({where}): there a probe may remember, see the control"
-    ] = len(copied)
-    return [f"note: {text}" for text, count in told.items() if count]
 
 
 def verdict_text(verdict: Verdict) -> str:

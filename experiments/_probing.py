@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seamscope.activations import Store
 from seamscope.hooks import RunError
-from seamscope.probes import probe_features, probe_grid, probe_transfer, summarise, summarise_transfer
+from seamscope.probes import probe_features, probe_grid, probe_pair, summarise, summarise_transfer
 
 from ._align import TEXT
 
@@ -25,6 +25,7 @@ CELL: Final = ["condition", "site", "stack", "layer", "span"]
 OWN_OBJECT: Final = {True: "intermediate.{k}", False: "image.object.{k}"}
 READING: Final = ("question", "last")
 NONE: Final = ["train_condition", "train_span", "train_site", "condition", "span", "site", "target", "accuracy"]
+ENDS: Final = ("accuracy", "low", "high")
 FOLDS: Final = 5
 WORKERS: Final = min(4, os.cpu_count() or 1)
 CROP: Final = 12  # pixels of an object's picture, each way
@@ -48,36 +49,43 @@ def _usable(labels: pd.Series[Any]) -> bool:
     return not labels.isna().any() and not (labels == "").any() and labels.nunique() > 1
 
 
-def study_grid(store: Store, *, seed: int, baseline: bool = False, progress: bool = False) -> pd.DataFrame:
+def study_grid(
+    store: Store, *, seed: int, baseline: bool = False, progress: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Probe every variable at its own object and at the reading spans, in every condition of the store.
 
     For a `baseline`, such as an untrained model, labels are not shuffled, and no code is measured.
+
+    Returns:
+        The table of `probe_grid`, and where the store has two conditions, that of `probe_transfer`: probes of text runs
+        tested on direct runs, and back; those of objects, in words and in the picture, also at every other site.
     """
+    options: dict[str, Any] = {"folds": FOLDS, "seed": seed, "workers": WORKERS, "progress": progress}
+    options |= {"shuffled": not baseline, "code": not baseline}
     targets = shared_targets(store)
-    parts = []
-    for condition in store.conditions:
-        held = {span for _, span in store.cells(condition)}
-        own = OWN_OBJECT[condition in TEXT]
-        objects = [t for t in targets if (k := object_of(t)) is not None and own.format(k=k) in held]
-        for names, at in ((objects, [own]), (targets, [s for s in READING if s in held])):
-            if names and at:
-                parts.append(
-                    probe_grid(
-                        store,
-                        names,
-                        spans=at,
-                        conditions=[condition],
-                        folds=FOLDS,
-                        seed=seed,
-                        shuffled=not baseline,
-                        code=not baseline,
-                        workers=WORKERS,
-                        progress=progress,
-                    )
-                )
-    if not parts:
+    objects = [target for target in targets if object_of(target) is not None]
+    grids, moved = [], []
+    for names, span in ((objects, None), *((targets, each) for each in READING)):
+        places = [(name, span or OWN_OBJECT[name in TEXT]) for name in store.conditions]
+        held = {place: found for place in places if (found := _held(store, names, place))}
+        if len(held) == 2 and len({tuple(each) for each in held.values()}) == 1:
+            one, other = held
+            grid, elsewhere = probe_pair(store, held[one], places=(one, other), across=span is None, **options)
+            grids.append(grid)
+            moved.append(elsewhere)
+        else:
+            for (condition, at), found in held.items():
+                grids.append(probe_grid(store, found, spans=[at], conditions=[condition], **options))
+    if not grids:
         raise RunError("there is nothing to probe: no captured span belongs to a variable of the task")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(grids, ignore_index=True), pd.concat(moved, ignore_index=True) if moved else pd.DataFrame()
+
+
+def _held(store: Store, targets: Sequence[str], place: tuple[str, str]) -> list[str]:
+    """The targets whose own span there is in a place."""
+    condition, span = place
+    held = {each for _, each in store.cells(condition)}
+    return [target for target in targets if span.format(k=object_of(target)) in held]
 
 
 def pixel_grid(items: Iterable[Item], rows: pd.DataFrame, *, targets: Sequence[str], seed: int) -> pd.DataFrame:
@@ -126,47 +134,29 @@ def summarise_probes(
     `embedded_accuracy`: at the same place before the first layer of the decoder, in text runs the token embeddings.
     """
     table = summarise(trained, seed=seed)
-    keys = ["condition", "site", "span", "target"]
-    names = {"accuracy": "untrained_accuracy", "low": "untrained_low", "high": "untrained_high"}
-    names |= {"control_accuracy": "untrained_control_accuracy"}
-    beside = summarise(untrained, seed=seed).set_index(keys)[[*names]].rename(columns=names).reset_index()
-    raw = {"accuracy": "pixels_accuracy", "low": "pixels_low", "high": "pixels_high"}
-    drawn = summarise(pixels, seed=seed).set_index("target")[[*raw]].rename(columns=raw).reset_index()
-    early = table[table.site == "lm.embed"].set_index(["condition", "span", "target"]).accuracy
-    table = table.merge(beside, on=keys, how="left").merge(drawn, on="target", how="left")
-    table.loc[table.condition.isin(TEXT), [*raw.values()]] = np.nan
-    return table.merge(early.rename("embedded_accuracy").reset_index(), on=["condition", "span", "target"], how="left")
+    early = table[table.site == "lm.embed"]
+    table = _beside(table, summarise(untrained, seed=seed), "untrained", [*ENDS, "control_accuracy"])
+    table = _beside(table, summarise(pixels, seed=seed), "pixels", ENDS, on=["target"])
+    table.loc[table.condition.isin(TEXT), [f"pixels_{name}" for name in ENDS]] = np.nan
+    return _beside(table, early, "embedded", ["accuracy"], on=["condition", "span", "target"])
 
 
-def study_transfer(store: Store, *, seed: int, progress: bool = False) -> pd.DataFrame:
-    """Probes of text runs tested on direct runs, and back: objects in words and in the picture, and reading spans.
-
-    Objects' probes are also tested at every other site. Empty where the store has no such pair of places.
-    """
-    targets = shared_targets(store)
-    objects = [target for target in targets if object_of(target) is not None]
-    places = [(objects, OWN_OBJECT[True], OWN_OBJECT[False], True)]
-    places += [(targets, span, span, False) for span in READING]
-    parts = []
-    for names, text, picture, across in places:
-        for train, test in ((("cascaded", text), ("direct", picture)), (("direct", picture), ("cascaded", text))):
-            if names and _has(store, names, train) and _has(store, names, test):
-                options = {
-                    "train": train,
-                    "test": test,
-                    "folds": FOLDS,
-                    "seed": seed,
-                    "across": across,
-                    "workers": WORKERS,
-                }
-                parts.append(probe_transfer(store, names, **options, progress=progress))  # type: ignore[arg-type]
-    return summarise_transfer(pd.concat(parts, ignore_index=True), seed=seed) if parts else pd.DataFrame(columns=NONE)
+def _beside(
+    table: pd.DataFrame,
+    other: pd.DataFrame,
+    prefix: str,
+    names: Sequence[str],
+    *,
+    on: Sequence[str] = ("condition", "site", "span", "target"),
+) -> pd.DataFrame:
+    """A table, with columns of another beside it that get a prefix, where both agree on some columns."""
+    told = other[[*on, *names]].rename(columns={name: f"{prefix}_{name}" for name in names})
+    return table.merge(told, on=[*on], how="left")
 
 
-def _has(store: Store, targets: Sequence[str], place: tuple[str, str]) -> bool:
-    condition, span = place
-    held = {span for _, span in store.cells(condition)} if condition in store.conditions else set()
-    return all(span.format(k=object_of(target)) in held for target in targets)
+def summarise_moved(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """The table of `summarise_transfer`; only its first columns where there is nothing to summarise."""
+    return summarise_transfer(table, seed=seed) if len(table) else pd.DataFrame(columns=NONE)
 
 
 def item_hits(grid: pd.DataFrame, *, needs: Sequence[str] = ("*",)) -> pd.DataFrame:

@@ -19,9 +19,9 @@ from PIL.Image import Image
 from seamscope.hooks import RunError, choose
 
 from . import _report_views as views
+from ._plate import Plate, Tables
 from ._sweep import EXPERIMENTS
 from ._verdict import LOCI, Verdict
-from .figures import Saved
 from .figures._gap import ALL, PASSING
 from .figures._gap import COLUMNS as GAP_COLUMNS
 from .figures._tables import PROBE_COLUMNS, keep, need, records
@@ -29,10 +29,10 @@ from .figures._tables import PROBE_COLUMNS, keep, need, records
 if TYPE_CHECKING:
     from .tasks import Item
 
-SECTIONS: Final = ("gap", "path", "patching")
+SECTIONS: Final = ("gap", "path", "probes", "transfer", "lens", "causal", "patching")
 LIMITS: Final = (
     "Decodable is not used: a probe says that something can be read from a state, never that the model reads "
-    "it. Only the patches speak of use, and they are reported apart.",
+    "it. Only interventions, patches and erasures, speak of use, and they are reported apart.",
     "The confidence is sampling stability only: how often resamples of these items give the same class. It "
     "knows nothing of a wrong procedure, of other prompts, of other pictures, or of another model.",
     "A patch that changes the answer shows that a state is enough or needed in this run; it does not show "
@@ -46,16 +46,6 @@ STABLE: Final = (
     (0.0, "not stable under resampling"),
 )
 KINDS: Final = {"behaviour": "behaviour", "probe": "is it there?", "patch": "is it used?"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A saved figure, its caption (what is seen), its text for those who cannot see it, and its section."""
-
-    saved: Saved
-    caption: str
-    alt: str
-    section: str = "path"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +91,20 @@ def write_report(
     probes: pd.DataFrame,
     effects: pd.DataFrame,
     verdict: Verdict,
+    others: Tables | None = None,
     figures: Sequence[Plate] = (),
     examples: Sequence[Example] = (),
     task_summary: str = "",
-    target: str | None = None,
     limits: Sequence[str] = LIMITS,
     versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `report.html` into a folder and give its path.
 
     One file without scripts and without requests: pictures are embedded; links lead to the figures' PDF and
-    CSV beside it. Every number in it comes from the tables and from the verdict. All text is escaped.
-    `task_summary`: what an item asks, in a sentence. `target`: the target or family whose probes are
-    tabulated (default: all). `versions`: default, those installed. Raises `RunError` for a table that lacks a
-    column, a task without a gap, or a figure that is not on disk.
+    CSV beside it. Every number in it comes from the tables and from the verdict. All text is escaped. `others`: the
+    tables `transfer`, `lens`, `lens.tuned`, `decodable_causal`, as far as the run has them, whose controls are listed.
+    `task_summary`: what an item asks, in a sentence. `versions`: default, those installed. Raises `RunError` for a
+    table that lacks a column, a task without a gap, or a figure that is not on disk.
     """
     folder = Path(folder)
     own = keep(need(gap, "gap", GAP_COLUMNS), "gap", "task", verdict.task)
@@ -132,10 +122,11 @@ def write_report(
         passing=views.gap_of(gap, verdict.task, subset=PASSING),
         conditions=conditions,
         gap_rows=gap_rows,
-        path_rows=views.path_rows(probes, target=target),
+        family=views.main_family(probes),
+        path_rows=views.path_rows(probes),
         probe_cells=len(probes),
         experiments=views.experiment_rows(effects, {name: e.question for name, e in EXPERIMENTS.items()}),
-        controls=views.control_rows(probes, effects),
+        controls=views.control_rows({"probes": probes, "effects": effects, **(others or {})}),
         plates=_plates(figures, folder),
         examples=[(example, _embed(example.picture)) for example in examples],
         task_summary=task_summary,
@@ -175,7 +166,7 @@ def _plates(figures: Sequence[Plate], folder: Path) -> dict[str, list[dict[str, 
         links = [("PDF", plate.saved.pdf), *((f"CSV ({path.stem})", path) for path in plate.saved.csv)]
         plates[section].append(
             {
-                "plate": plate,
+                "words": plate.words,
                 "source": _data("image/png", plate.saved.png.read_bytes()),
                 "links": [(name, _relative(path, folder)) for name, path in links],
             }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import pandas as pd
 
 from .figures._depth import Depth
-from .figures._style import NAMES
+from .figures._style import place_name
 from .figures._tables import (
     PROBE_COLUMNS,
     distinct,
     finite,
     need,
+    number_in,
     own_rows,
     records,
     span_family,
@@ -77,23 +79,38 @@ def gap_of(gap: pd.DataFrame, task: str, *, subset: str) -> dict[str, Any]:
     return {**texts, "n": int(table.n.max())}
 
 
-def path_rows(probes: pd.DataFrame, *, target: str | None = None) -> list[dict[str, Any]]:
-    """Probe accuracy at `fixed_sites`, one row per (target family, place, condition, site).
+def main_family(table: pd.DataFrame) -> str:
+    """The variables that are shown: the first family that describes objects, such as `card.*.rank`, if there is one.
 
-    Accuracies and bounds are means over the targets of a family. `target`: only this target or family.
+    `table` has a column `target`.
+    """
+    of_objects = table.target[table.target.map(number_in).notna()]
+    return target_family(str((table.target if of_objects.empty else of_objects).iloc[0]))
+
+
+_CELL: Final = ("place", "condition", "site")
+
+
+def path_rows(probes: pd.DataFrame) -> list[dict[str, Any]]:
+    """Probe accuracy of the `main_family` at `fixed_sites`, one row per (place, condition, site).
+
+    Accuracies and bounds are means over the targets of the family. Rows of a place stand together, in the order of its
+    sites.
     """
     table = own_rows(need(probes, "probes", PROBE_COLUMNS))
-    table = table[table.site.isin(fixed_sites(distinct(table, "site")))]
-    table = table.assign(place=table.span.map(span_family), family=table.target.map(target_family))
-    if target is not None:
-        table = table[(table.family == target) | (table.target == target)]
-    keys = ["family", "place", "condition", "site"]
+    table = table[table.target.map(target_family) == main_family(probes)]
+    table = table.assign(place=table.span.map(span_family))
+    sites = fixed_sites(distinct(table, "site"))
     means = [name for name in ("accuracy", "low", "high", "chance", "control_accuracy") if name in table]
-    rows = records(table.groupby(keys, sort=False)[means].mean().reset_index())
+    cells = table[table.site.isin(sites)].groupby([*_CELL], sort=False)[means].mean().reset_index()
+    orders = distinct(cells, "place"), distinct(cells, "condition"), sites
+    rows = sorted(
+        records(cells), key=lambda row: [order.index(row[name]) for name, order in zip(_CELL, orders, strict=True)]
+    )
     return [
         {
             **row,
-            "place": NAMES.get(row["place"], row["place"]),
+            "place": place_name(row["place"], row["condition"]),
             "estimate": f"{number(row['accuracy'])} {interval(row['low'], row['high'])}",
             "chance": number(row["chance"]),
             "control": number(row.get("control_accuracy")),
@@ -113,33 +130,66 @@ def fixed_sites(sites: Sequence[str]) -> list[str]:
     return [str(depth.sites[k]) for k in dict.fromkeys(chosen)]
 
 
-def control_rows(probes: pd.DataFrame, effects: pd.DataFrame) -> list[dict[str, str]]:
+def control_rows(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     """Each control that the tables hold: what it is, what came of it, and beside what it stands."""
-    rows = [_probe_control(probes, name, what) for name, what in _PROBE_CONTROLS.items() if name in probes]
-    if "selectivity" in probes:
-        rows.append(_ranged("Selectivity (accuracy − control task)", probes.selectivity, "0 would be no more"))
-    for name, table in effects.groupby("experiment", sort=False):
-        if name == "cross_control":
-            beside = _range(effects[effects.experiment == "cross"].right)
-            rows.append(
-                _ranged(
-                    "Partner's text state patched in: share answered right",
-                    table.right,
-                    f"the item's own: {beside}; unpatched: {_range(table.base_right)}",
-                )
-            )
-    return rows
+    held = {name: table for name, table in tables.items() if not table.empty}
+    makers: dict[str, Callable[[pd.DataFrame], list[dict[str, str]]]] = {
+        "probes": _probe_controls,
+        "transfer": _transfer_controls,
+        "lens": partial(_lens_controls, lens_name="Logit lens"),
+        "lens.tuned": partial(_lens_controls, lens_name="Tuned lens"),
+        "decodable_causal": _erasing_controls,
+        "effects": _patch_controls,
+    }
+    return [row for name, make in makers.items() if name in held for row in make(held[name])]
 
 
 _PROBE_CONTROLS: Final = {
     "shuffled_accuracy": "Probe on shuffled labels: accuracy",
     "control_accuracy": "Probe on a control task (random labels by type): accuracy",
     "untrained_accuracy": "Probe on an untrained model of the same shape: accuracy",
+    "pixels_accuracy": "Probe on raw pixels: accuracy",
 }
 
 
+def _probe_controls(probes: pd.DataFrame) -> list[dict[str, str]]:
+    rows = [_probe_control(probes, name, what) for name, what in _PROBE_CONTROLS.items() if name in probes]
+    if "embedded_accuracy" in probes:
+        words = probes[probes.condition == "cascaded"]
+        rows.append(_probe_control(words, "embedded_accuracy", "Probe on token embeddings, text runs: accuracy"))
+    if "selectivity" in probes:
+        rows.append(_ranged("Selectivity (accuracy − control task)", probes.selectivity, "0 would be no more"))
+    return rows
+
+
 def _probe_control(probes: pd.DataFrame, column: str, what: str) -> dict[str, str]:
-    return _ranged(what, probes[column], f"chance: {_range(probes.chance)}; the probes: {_range(probes.accuracy)}")
+    held = probes[probes[column].notna()]
+    return _ranged(what, held[column], f"chance: {_range(held.chance)}; the probes: {_range(held.accuracy)}")
+
+
+def _transfer_controls(transfer: pd.DataFrame) -> list[dict[str, str]]:
+    same = transfer[transfer.train_site == transfer.site]
+    beside = f"chance: {_range(same.chance)}; the probes, recentred: {_range(same.recentred_accuracy)}"
+    return [_ranged("Transfer of random labels, same site: accuracy", same.control_accuracy, beside)]
+
+
+def _lens_controls(lens: pd.DataFrame, *, lens_name: str) -> list[dict[str, str]]:
+    what = f"{lens_name}, text of the partner: log-probability (nats)"
+    return [_ranged(what, lens.partner_logprob, f"the item's own: {_range(lens.logprob)}")]
+
+
+def _erasing_controls(pairs: pd.DataFrame) -> list[dict[str, str]]:
+    what = "Random directions erased: change of log-probability (nats)"
+    return [_ranged(what, pairs.random_effect, f"what probes read erased: {_range(pairs.effect)}")]
+
+
+def _patch_controls(effects: pd.DataFrame) -> list[dict[str, str]]:
+    control = effects[effects.experiment == "cross_control"]
+    if control.empty:
+        return []
+    own = _range(effects[effects.experiment == "cross"].right)
+    beside = f"the item's own: {own}; unpatched: {_range(control.base_right)}"
+    return [_ranged("Partner's text state patched in: share answered right", control.right, beside)]
 
 
 def _ranged(what: str, values: Iterable[Any], beside: str) -> dict[str, str]:

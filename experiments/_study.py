@@ -13,30 +13,31 @@ from typing import Final
 import pandas as pd
 
 from seamscope.activations import Store, is_whole, open_store
-from seamscope.hooks import Batch, RunError, Site, Vlm, load_vlm
-from seamscope.probes import LogitLens, TunedLens, fit_tuned_lens, load_tuned_lens
+from seamscope.hooks import RunError, Vlm, load_vlm
+from seamscope.probes import TunedLens
 
 from . import tasks
 from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
 from ._effects import summarise_sweep
+from ._erasing_effects import decodable_and_causal
 from ._identity import used_by
-from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._members import Members
-from ._plates import draw_plates, main_family
+from ._plates import OTHERS, draw_plates
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
-from ._probing import item_hits, pixel_grid, shared_targets, study_grid, study_transfer, summarise_probes
+from ._probing import item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
+from ._study_erasing import erased, pushed
+from ._study_lens import read_layers, tuned_lens
 from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
 from ._verdict import Verdict
+from .figures._learning import learning_rows
 from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
-TUNED_LENS: Final = "tuned_lens.safetensors"
-LENS_ITEMS: Final = 128  # that a tuned lens is fitted on
 
 
 class Study:
@@ -156,90 +157,61 @@ class Study:
         return self._probe_tables[0]
 
     @cached_property
-    def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def transfer(self) -> pd.DataFrame:
+        """Probes that were trained on text runs and tested on direct runs, and back."""
+        return self._probe_tables[2]
+
+    @cached_property
+    def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         if not self.run.has("probes.csv"):
             check_probing(self.items)
 
         seed = self.settings.seed
 
         @cache
-        def grids() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-            with self.store() as trained, self.store(untrained=True) as untrained:
-                return (
-                    study_grid(trained, seed=seed, progress=self.progress),
-                    study_grid(untrained, seed=seed, baseline=True, progress=self.progress),
-                    self._pixel_grid(trained),
-                )
+        def home() -> tuple[pd.DataFrame, pd.DataFrame]:
+            with self.store() as trained:
+                return study_grid(trained, seed=seed, progress=self.progress)
 
-        summary = self.run.table("probes", lambda: summarise_probes(*grids(), seed=seed))
-        return summary, self.run.table("probe_hits", lambda: item_hits(grids()[0], needs=self.task.needs))
+        def summarised() -> pd.DataFrame:
+            with self.store() as trained, self.store(untrained=True) as untrained:
+                grid, _ = home()
+                self.run.derive("curves", learning_rows(grid))
+                beside, _ = study_grid(untrained, seed=seed, baseline=True, progress=self.progress)
+                return summarise_probes(grid, beside, self._pixel_grid(trained), seed=seed)
+
+        return (
+            self.run.table("probes", summarised),
+            self.run.table("probe_hits", lambda: item_hits(home()[0], needs=self.task.needs)),
+            self.run.table("transfer", lambda: summarise_moved(home()[1], seed=seed)),
+        )
 
     def _pixel_grid(self, store: Store) -> pd.DataFrame:
-        members = Members(self.task, self.settings)
-        items = (item for k in range(len(members)) for item in members[[k]])
         rows, targets = store.rows("direct"), shared_targets(store)
-        return pixel_grid(items, rows, targets=targets, seed=self.settings.seed)
-
-    @cached_property
-    def transfer(self) -> pd.DataFrame:
-        """Probes that were trained on text runs and tested on direct runs, and back."""
-
-        def make() -> pd.DataFrame:
-            with self.store() as store:
-                return study_transfer(store, seed=self.settings.seed, progress=self.progress)
-
-        return self.run.table("transfer", make)
+        return pixel_grid(Members(self.task, self.settings), rows, targets=targets, seed=self.settings.seed)
 
     def lens(self, *, tuned: bool = False) -> pd.DataFrame:
         """What comes up in the layers, read through the logit lens, or through a tuned one that is fitted first."""
-
-        def make() -> pd.DataFrame:
-            asked = self.settings
-            check_pairs(self.task, self.items)
-            kinds = ("resid_post",) if tuned else ("embed", "resid_pre", "resid_mid", "resid_post")
-            parsed = [Site.parse(site) for site in self.sites]
-            sites = [str(site) for site in parsed if site.stack == "lm" and site.kind in kinds]
-            if not sites:
-                raise RunError("there is nothing to read; --sites must name streams of the decoder, as lm.*.resid_post")
-            lens = self.tuned_lens() if tuned else LogitLens(self.vlm)
-            table = lens_table(
-                self.vlm,
-                self.task,
-                self.items,
-                lens=lens,
-                sites=sites,
-                spans=asked.spans,
-                profile=asked.profile,
-                batch_size=asked.batch_size,
-                progress=self.progress,
-            )
-            return summarise_lens(table, seed=asked.seed)
-
-        return self.run.table("lens.tuned" if tuned else "lens", make)
+        return self.run.table("lens.tuned" if tuned else "lens", lambda: read_layers(self, tuned=tuned))
 
     def tuned_lens(self) -> TunedLens:
         """The run's tuned lens, fitted on items of other seeds than those that are read; kept in its folder."""
-        if self.run.has(TUNED_LENS):
-            return load_tuned_lens(self.run.folder / TUNED_LENS, self.vlm)
-        if self.task.size is not None:
-            raise RunError(
-                "a tuned lens needs items that it is not read on; use a task that makes them, or the logit lens"
-            )
-        seen, unseen = (self._lens_batches(count, seed) for count, seed in ((LENS_ITEMS, 1), (LENS_ITEMS // 4, 2)))
-        lens = fit_tuned_lens(self.vlm, seen, held_out=unseen, seed=self.settings.seed, progress=self.progress)
-        lens.save(self.run.path(TUNED_LENS))
-        return lens
+        return tuned_lens(self)
 
-    def _lens_batches(self, count: int, seed: int) -> list[Batch]:
-        asked = self.settings
-        items = self.task.items(count, profile_name=asked.profile, seed=asked.seed + seed)
-        heard = [item.saying(item.intermediate) for item in items]
-        starts = range(0, count, asked.batch_size)
-        return [
-            self.vlm.encode(heard[start : start + asked.batch_size], condition=name)
-            for name in ("direct", "cascaded")
-            for start in starts
-        ]
+    @cached_property
+    def erasing(self) -> pd.DataFrame:
+        """What erasing the variables of the answer does to direct runs, beside random subspaces."""
+        return self.run.table("erased", lambda: erased(self))
+
+    @cached_property
+    def pushing(self) -> pd.DataFrame:
+        """What pushing them towards the partner's does, beside random directions."""
+        return self.run.table("pushed", lambda: pushed(self))
+
+    @cached_property
+    def causal(self) -> pd.DataFrame:
+        """What probes read of the variables, beside what erasing them does."""
+        return self.run.derive("decodable_causal", decodable_and_causal(self.probes, self.erasing))
 
     @cached_property
     def patch_rows(self) -> pd.DataFrame:
@@ -290,16 +262,20 @@ class Study:
             check_pairs(self.task, self.items)
             check_probing(self.items)
             check_locating(self.vlm, self.items, self.sites, self.settings.spans)
-        tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects, "verdict": self.verdict}
+        tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects}
+        others = {name: self.run.table(name, pd.DataFrame) for name in OTHERS if self.run.has(f"{name}.csv")}
         with replacing(self.run.path("verdict.json")) as temporary:
             temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")
-        plates = draw_plates(self.run.folder / "figures", **tables)  # type: ignore[arg-type]
+        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict)
         return write_report(
             self.run.folder,
             settings=asdict(self.settings),
-            **tables,  # type: ignore[arg-type]
+            gap=self.gap,
+            probes=self.probes,
+            effects=self.effects,
+            verdict=self.verdict,
+            others=others,
             figures=plates,
             examples=[Example.of(item, self.answers) for item in self.items[:3]],
             task_summary=self.task.summary,
-            target=main_family(self.probes),
         )

@@ -6,7 +6,7 @@ from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, toke
 from seamscope.probes._linear import LinearProbe
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 from seamscope.probes._summary import summarise
-from seamscope.probes._transfer import probe_transfer, summarise_transfer
+from seamscope.probes._transfer import probe_pair, probe_transfer, summarise_transfer
 from seamscope.probes._tuned_lens import TunedLens, load_tuned_lens
 from seamscope.probes._tuning import fit_tuned_lens
 
@@ -29,6 +29,7 @@ __all__ = [
     "paired_bootstrap_interval",
     "probe_features",
     "probe_grid",
+    "probe_pair",
     "probe_transfer",
     "random_eraser",
     "summarise",

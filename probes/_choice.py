@@ -7,12 +7,13 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from seamscope.hooks import StoreError
 from seamscope.probes._design import Design
 from seamscope.probes._kinds import Kind, outputs
 
-STRENGTHS: Final = (0.1, 1.0, 10.0, 100.0, 1000.0)  # scikit-learn's C times the number of features
+STRENGTHS: Final = (0.1, 0.8, 6.4, 51.2, 409.6)  # scikit-learn's C times the number of features
 INNER: Final = 3  # folds
 
 
@@ -38,6 +39,8 @@ def choose_strengths(
 ) -> Tensor:
     """The strength that predicts each problem's held-out training rows best; of equals, the strongest penalty.
 
+    Best is what `Kind.fitness` says of the inner folds together.
+
     Args:
         kind: the kind of probe.
         designs: training rows, standardised as one, as scikit-learn's `LogisticRegressionCV` has them in a pipeline.
@@ -52,17 +55,27 @@ def choose_strengths(
     folds = int(inner.max()) + 1
     if len(ascending) == 1 or folds < 2:
         return usual
-    repeats = len(ascending) * folds
-    C = torch.tensor(ascending, dtype=torch.float64).repeat_interleave(len(Y)).repeat(folds)
-    fold = torch.arange(folds).repeat_interleave(len(ascending) * len(Y))
-    owners, labels, own = owner.repeat(repeats), Y.repeat(repeats, 1), inner[owner].repeat(repeats, 1)
-    held, trained = own == fold[:, None], (own >= 0) & (own != fold[:, None])
-    weights, _ = kind.fit(designs, owners, labels, C, trained, rough=True)
-    total = torch.zeros(len(C), dtype=torch.float64)
-    for k, each in enumerate(weights):  # one at a time: with many classes the outputs of all are large
-        Z = designs[int(owners[k])].Z
-        given = outputs(each[None], Z[held[k, : len(Z)]])
-        total[k] = kind.scores(given, labels[k, held[k]][None], labels[k, trained[k]][None]).sum()
-    best = total.view(folds, len(ascending), len(Y)).sum(0).argmax(0)
-    chosen = torch.tensor(ascending, dtype=torch.float64)[best]
+    parts = [(k, fold) for k in range(len(designs)) for fold in range(folds)]  # what is left of a design without a fold
+    kept = [(inner[k] >= 0) & (inner[k] != fold) for k, fold in parts]
+    inside = [designs[k].among(rows[: len(designs[k].Z)]) for (k, _), rows in zip(parts, kept, strict=True)]
+    problems = [(at, p) for at, (k, _) in enumerate(parts) for p in (owner == k).nonzero()[:, 0].tolist()]
+    known = [Y[p, kept[at]] for at, p in problems]
+    sizes = torch.tensor([kind.size(Y[p]) for _, p in problems])
+    asked = (
+        torch.tensor([at for at, _ in problems], device=Y.device),
+        pad_sequence(known, batch_first=True),
+        pad_sequence([torch.ones_like(each, dtype=torch.bool) for each in known], batch_first=True),
+        sizes,
+    )
+    where, labels, trained, each_size = (each.repeat_interleave(len(ascending), 0) for each in asked)
+    C = torch.tensor(ascending, dtype=torch.float64).repeat(len(problems))
+    weights, _ = kind.fit(inside, where, labels, C, trained, sizes=each_size, rough=True)
+    by_problem = weights.view(len(problems), len(ascending), *weights.shape[1:])
+    total = torch.zeros(len(Y), len(ascending), dtype=torch.float64)
+    for several, size, (at, p), seen in zip(by_problem, sizes, problems, known, strict=True):
+        k, fold = parts[at]
+        held = inner[k] == fold
+        given = outputs(several[:, : int(size)], designs[k].Z[held[: len(designs[k].Z)]])
+        total[p] += kind.fitness(given, Y[p, held].expand(len(several), -1), seen.expand(len(several), -1)).cpu()
+    chosen = torch.tensor(ascending, dtype=torch.float64)[total.argmax(1)]
     return torch.where((inner[owner] >= 0).any(1).cpu(), chosen, usual)

@@ -19,11 +19,15 @@ from torch import Tensor
 
 from seamscope.probes._design import Design, Scale
 from seamscope.probes._folds import Codes, Names
-from seamscope.probes._kinds import outputs
+from seamscope.probes._kinds import bits, outputs
 from seamscope.probes._solver import fit_logistic
 
 PORTIONS: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the rows, on which the probes of the blocks are fitted
-ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-2, "max_iter": 40}  # of fits whose codes are a little longer, at worst
+ROUGHLY: Final[dict[str, Any]] = {
+    "rtol": 1e-2,
+    "max_iter": 40,
+    "exact": False,
+}  # of fits whose codes are a little longer, at worst
 FEWEST: Final = 8  # rows that a probe is fitted on
 
 Floats = NDArray[np.float64]
@@ -49,9 +53,6 @@ class Code:
 def online_code(X: Tensor, Y: Tensor, groups: Names, order: Codes, strengths: Sequence[float]) -> list[Code]:
     """The code of every problem, with the strength that makes it shortest; to say which costs log2(strengths) bits.
 
-    A code must give every class a probability, so half a row of each is added to the t rows that a probe has seen
-    (Krichevsky & Trofimov 1981): p becomes (t p + 1/2) / (t + classes / 2).
-
     Args:
         X: features, (n, d); they are known to both ends, so that all are standardised as one.
         Y: class codes, (problems, n).
@@ -71,20 +72,20 @@ def online_code(X: Tensor, Y: Tensor, groups: Names, order: Codes, strengths: Se
     designs = [Design.of(rows[:end], scale=False) for end in ends]
     weights = _fit(designs, labels, classes, strengths)
     n, last = len(order), rows[ends[-1] :]
-    bits = classes.double().log2()[:, None].repeat(len(strengths), 1, n)
-    right = torch.zeros(len(ends), *bits.shape[:2], len(last), dtype=torch.bool)
+    sent = classes.double().log2()[:, None].repeat(len(strengths), 1, n)
+    right = torch.zeros(len(ends), *sent.shape[:2], len(last), dtype=torch.bool)
     for k, (design, end, stop) in enumerate(zip(designs, ends, [*ends[1:], n], strict=True)):
         new, final = design.project(rows[end:stop]), design.project(last)
         for s in range(len(strengths)):
             for p, size in enumerate(classes.tolist()):
                 each = weights[k, s, p, :size]
-                bits[s, p, end:stop] = _bits(outputs(each, new), labels[p, end:stop], end)
+                sent[s, p, end:stop] = bits(outputs(each[None], new), labels[None, p, end:stop], end)[0]
                 right[k, s, p] = outputs(each, final).argmax(0) == labels[p, ends[-1] :]
-    best = bits.sum(2).argmin(0).tolist()
+    best = sent.sum(2).argmin(0).tolist()
     back, told = np.argsort(order), log2(len(strengths)) / n
     return [
         Code(
-            bits=(bits[s, p] + told).numpy()[back],
+            bits=(sent[s, p] + told).numpy()[back],
             sizes=tuple(ends),
             correct=right[:, s, p].numpy(),
             scored=order[ends[-1] :],
@@ -110,12 +111,6 @@ def _fit(designs: Sequence[Design], labels: Tensor, classes: Tensor, strengths: 
         **ROUGHLY,
     )
     return fit.weights.view(*shape, *fit.weights.shape[1:])
-
-
-def _bits(given: Tensor, labels: Tensor, seen: int) -> Tensor:
-    """What labels cost under the outputs, (classes, m), of a probe that has seen so many rows, (m,)."""
-    own = given.softmax(0).gather(0, labels[None])[0]
-    return -((seen * own + 0.5) / (seen + 0.5 * len(given))).log2()
 
 
 def _ends(groups: Names) -> list[int]:

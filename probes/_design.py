@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -45,8 +45,8 @@ class Design:
 
     Attributes:
         scale: what standardises the features.
-        rows: standardised training rows, (n, d), float64.
-        Z: the same on their axes, (n, r), float64.
+        rows: standardised training rows, (n, d), float64, that the axes are of.
+        Z: the same on their axes, (n, r), float64; or some of them, see `among`.
         turn: the axes, (d, r); where there are fewer rows than features, what makes them of the rows, (n, r).
     """
 
@@ -69,6 +69,10 @@ class Design:
         if wide:
             return cls(how, rows, turn * lengths, torch.where(lengths > 0, turn / lengths, 0))
         return cls(how, rows, rows @ turn, turn)
+
+    def among(self, kept: Tensor) -> Design:
+        """Some of the rows, a mask or their numbers, standardised and turned as they are with the others."""
+        return replace(self, Z=self.Z[kept])
 
     @property
     def axes(self) -> Tensor:

@@ -13,12 +13,12 @@ from seamscope.activations import Store
 from seamscope.hooks import StoreError
 from seamscope.probes._cell import Cell
 from seamscope.probes._choice import strengths_of
-from seamscope.probes._folds import grouped_folds, groups_of
 from seamscope.probes._kinds import kind_of
-from seamscope.probes._labels import make_labels
 from seamscope.probes._plan import Planned, plan_cells
 from seamscope.probes._prober import Prober, Record
+from seamscope.probes._rows import Rows
 from seamscope.probes._side_by_side import in_threads
+from seamscope.probes._store_prober import StoreProber
 
 PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct", "blind", "bits", "control_bits")
 _COLUMNS = (
@@ -72,8 +72,8 @@ def probe_grid(
         shuffled: also fit shuffled labels, which must come out at chance.
         code: also measure the online description length of the labels, and of those of the control task (Voita &
             Titov 2003.12298), and a learning curve; for `logistic` only.
-        C: inverse strengths of the penalty to choose from, or one; None: 0.1, 1, 10, 100 and 1000, divided by the
-            number of features.
+        C: inverse strengths of the penalty to choose from, or one; None: 0.1, 0.8, 6.4, 51.2 and 409.6, divided by
+            the number of features.
         device: where the fits run, `cpu` or `cuda`.
         workers: cells fitted side by side, each in one thread.
         progress: show a progress bar.
@@ -93,28 +93,16 @@ def probe_grid(
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or
             too few groups.
     """
-    how = Prober(kind=kind_of(kind), strengths=strengths_of(C), code=code, seed=seed)
-    plan = plan_cells(store, targets=_listed(target), sites=sites, spans=spans, conditions=conditions)
-    rows = {condition: store.rows(condition) for condition in dict.fromkeys(cell.condition for cell in plan)}
-    groups = groups_of(rows)
-    fold_of = grouped_folds(np.concatenate(list(groups.values())).tolist(), folds, seed)
-    numbers = not how.kind.classifies
-    own = {condition: table.assign(group=groups[condition]) for condition, table in rows.items()}
-    labels = {
-        (condition, name): make_labels(
-            own[condition], name, control=control, shuffled=shuffled, seed=seed, numbers=numbers
-        )
-        for condition, name in dict.fromkeys((cell.condition, name) for cell in plan for name in cell.targets)
-    }
+    how = Prober(
+        kind=kind_of(kind), strengths=strengths_of(C), control=control, shuffled=shuffled, code=code, seed=seed
+    )
+    plan = plan_cells(store, targets=listed(target), sites=sites, spans=spans, conditions=conditions)
+    prober = StoreProber(store, how, plan, folds=folds, pool=pool, device=device)
 
-    def fit(planned: Planned) -> list[Record]:
-        own = groups[planned.condition]
-        in_fold = np.array([fold_of[name] for name in own], dtype=np.int64)
-        cell = Cell.read(store, planned.site, planned.span, planned.condition, pool=pool, device=device)
-        return list(how.probe(cell, [labels[planned.condition, name] for name in planned.targets], in_fold, own))
+    def probe(planned: Planned) -> list[Record]:
+        return prober.score(planned, prober.fit(planned))
 
-    records = in_threads(fit, plan, workers, "probes", progress)
-    return pd.DataFrame(records, columns=list(_COLUMNS)).astype({"layer": "Int64"})
+    return grid_of(in_threads(probe, plan, workers, "probes", progress))
 
 
 def probe_features(
@@ -144,22 +132,26 @@ def probe_features(
     Returns:
         The columns of `probe_grid`; `span` and `condition` are empty.
     """
-    how = Prober(kind=kind_of(kind), strengths=strengths_of(C), code=code, seed=seed)
+    how = Prober(
+        kind=kind_of(kind), strengths=strengths_of(C), control=control, shuffled=shuffled, code=code, seed=seed
+    )
     X = torch.as_tensor(np.asarray(features, dtype=np.float64)).to(device)
     if X.ndim != 2 or len(X) != len(rows) or not X.isfinite().all():
         raise StoreError(f"features must be finite, (rows, d) for {len(rows)} rows; got {tuple(X.shape)}")
-    groups = groups_of({"": rows})[""]
-    fold_of = grouped_folds(groups.tolist(), folds, seed)
+    split = Rows({"": rows}, folds=folds, seed=seed)
     place = {"site": name, "layer": None, "stack": name, "span": "", "condition": ""}
     cell = Cell(features=X, held=np.ones(len(X), dtype=bool), place=place)
-    own, numbers = rows.assign(group=groups), not how.kind.classifies
-    labels = [
-        make_labels(own, each, control=control, shuffled=shuffled, seed=seed, numbers=numbers)
-        for each in _listed(target)
-    ]
-    in_fold = np.array([fold_of[each] for each in groups], dtype=np.int64)
-    return pd.DataFrame(how.probe(cell, labels, in_fold, groups), columns=list(_COLUMNS)).astype({"layer": "Int64"})
+    own = split.in_fold[""], split.groups[""]
+    fitted = how.fit(cell, how.labels(split, "", listed(target)), *own)
+    return grid_of([list(how.score(each, *own)) for each in fitted])
 
 
-def _listed(names: str | Sequence[str]) -> list[str]:
+def grid_of(records: Sequence[Sequence[Record]]) -> pd.DataFrame:
+    """The table of records, those of a cell together."""
+    rows = [record for several in records for record in several]
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64"})
+
+
+def listed(names: str | Sequence[str]) -> list[str]:
+    """One name, or several."""
     return [names] if isinstance(names, str) else list(names)

@@ -14,15 +14,17 @@ from seamscope.probes._design import Design
 from seamscope.probes._ridge import fit_ridge
 from seamscope.probes._solver import fit_logistic
 
-ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-3, "max_iter": 100}  # near enough to compare strengths
+ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-3, "max_iter": 100, "exact": False}  # near enough to compare strengths
+
+TEMPERATURES: Final = tuple(2.0**k for k in range(-7, 3))  # that logits are multiplied by before strengths are compared
 
 
 class Kind(ABC):
     """A linear probe.
 
     Problems may have different designs, as in `fit_logistic`. Labels are (problems, n): class codes, or numbers. `C` is
-    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n). A
-    `rough` fit is near enough to compare strengths.
+    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n);
+    `sizes` how many outputs each has, (problems,). A `rough` fit is near enough to compare strengths.
     """
 
     name: str
@@ -31,9 +33,21 @@ class Kind(ABC):
 
     @abstractmethod
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
+        self,
+        designs: Sequence[Design],
+        owner: Tensor,
+        Y: Tensor,
+        C: Tensor,
+        trained: Tensor,
+        *,
+        sizes: Tensor,
+        rough: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Weights on the principal axes, (problems, outputs, r + 1), and which problems have converged."""
+
+    def size(self, labels: Tensor) -> int:
+        """How many outputs a probe has that knows these labels: one for each class."""
+        return max(int(labels.max()), 0) + 1
 
     def scores(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
         """How well each row is predicted: outputs (problems, outputs, m) for labels (problems, m); (problems, m).
@@ -41,6 +55,10 @@ class Kind(ABC):
         `fitted` are the labels of the training rows, (problems, n).
         """
         return (outputs.argmax(1) == Y).double()
+
+    def fitness(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
+        """By what strengths are compared: the sum of `scores`, (problems,)."""
+        return self.scores(outputs, Y, fitted).sum(1)
 
 
 class Logistic(Kind):
@@ -50,13 +68,28 @@ class Logistic(Kind):
     coded = True
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
+        self,
+        designs: Sequence[Design],
+        owner: Tensor,
+        Y: Tensor,
+        C: Tensor,
+        trained: Tensor,
+        *,
+        sizes: Tensor,
+        rough: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """See `fit_logistic`."""
-        classes = Y.amax(1).clamp(min=0) + 1
         labels = Y.masked_fill(~trained, -1)
-        fit = fit_logistic(designs, labels, C, owner=owner, classes=classes, **(ROUGHLY if rough else {}))
+        fit = fit_logistic(designs, labels, C, owner=owner, classes=sizes, **(ROUGHLY if rough else {}))
         return fit.weights, fit.converged
+
+    def fitness(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
+        """Minus the bits that the labels take, at the best of `TEMPERATURES`, to which the highest class is blind.
+
+        Of two strengths, accuracies are often the same but for a row, which rounding decides; these are not.
+        """
+        scaled = torch.stack([bits(outputs * each, Y, fitted.shape[1]).sum(1) for each in TEMPERATURES])
+        return -scaled.amin(0)
 
 
 class RidgeClassifier(Kind):
@@ -65,10 +98,18 @@ class RidgeClassifier(Kind):
     name = "ridge"
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
+        self,
+        designs: Sequence[Design],
+        owner: Tensor,
+        Y: Tensor,
+        C: Tensor,
+        trained: Tensor,
+        *,
+        sizes: Tensor,
+        rough: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
-        ours = torch.nn.functional.one_hot(Y).mT
+        ours = torch.nn.functional.one_hot(Y.clamp(min=0), int(sizes.max())).mT
         weights = fit_ridge(designs, owner, 2.0 * ours - 1.0, 1 / C, trained)
         weights[..., -1].masked_fill_(~(ours * trained[:, None]).any(-1), -torch.inf)
         return weights, torch.ones_like(owner, dtype=torch.bool)
@@ -84,10 +125,22 @@ class RidgeRegression(Kind):
     classifies = False
 
     def fit(
-        self, designs: Sequence[Design], owner: Tensor, Y: Tensor, C: Tensor, trained: Tensor, *, rough: bool = False
+        self,
+        designs: Sequence[Design],
+        owner: Tensor,
+        Y: Tensor,
+        C: Tensor,
+        trained: Tensor,
+        *,
+        sizes: Tensor,
+        rough: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
         return fit_ridge(designs, owner, Y[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)
+
+    def size(self, labels: Tensor) -> int:
+        """One."""
+        return 1
 
     def scores(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
         """1 - (error / spread)^2."""
@@ -101,6 +154,19 @@ KINDS: Final = {kind.name: kind for kind in (Logistic(), RidgeClassifier(), Ridg
 def kind_of(name: str) -> Kind:
     """Find a kind by its name; `StoreError` for another."""
     return KINDS[choose("kind of probe", name, KINDS, StoreError)]
+
+
+def bits(logits: Tensor, Y: Tensor, seen: int) -> Tensor:
+    """What labels cost in a code for one who sees the rows: logits (problems, classes, m), labels (problems, m).
+
+    A code must give every class a probability, so half a row of each is added to the t rows that a probe has `seen`
+    (Krichevsky & Trofimov 1981): p becomes (t p + 1/2) / (t + classes / 2).
+
+    Returns:
+        (problems, m).
+    """
+    own = logits.softmax(1).gather(1, Y[:, None])[:, 0]
+    return -((seen * own + 0.5) / (seen + 0.5 * logits.shape[1])).log2()
 
 
 def outputs(weights: Tensor, Z: Tensor) -> Tensor:

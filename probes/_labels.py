@@ -35,9 +35,19 @@ class Labels:
 
 
 def make_labels(
-    rows: pd.DataFrame, target: str, *, control: bool, shuffled: bool, seed: int, numbers: bool = False
+    rows: pd.DataFrame,
+    target: str,
+    *,
+    control: bool,
+    shuffled: bool,
+    seed: int,
+    numbers: bool = False,
+    own: slice = slice(None),
 ) -> Labels:
     """Read the column `var:<target>`, as classes or as numbers, and the column `type:<target>` for the control.
+
+    Among rows of several conditions, `own` are those of the one whose labels are wanted: codes, and the control's label
+    of a type, are the same in all; a shuffle stays in one.
 
     Raises:
         StoreError: if a column is missing, or the target has fewer than two classes, or so many that most of them
@@ -45,16 +55,17 @@ def make_labels(
     """
     column = _column(rows, "var:", target)
     real = _numbers(column, target) if numbers else _codes(column)
-    labelled = np.isfinite(real) if numbers else real >= 0
-    _check(target, real[labelled], rows["group"][labelled] if "group" in rows else None, numbers=numbers)
-    problems = {"real": real}
+    known = np.isfinite(real) if numbers else real >= 0
+    problems, labelled = {"real": real[own]}, known[own]
+    groups = rows["group"][own][labelled] if "group" in rows else None
+    _check(target, problems["real"][labelled], groups, numbers=numbers)
     if control:
         types = _codes(_column(rows, "type:", target))
         rng = np.random.default_rng(_seeds(seed, target, 1))
-        problems["control"] = control_labels(real, types, rng, labelled=labelled)
+        problems["control"] = control_labels(real, types, rng, labelled=known)[own]
     if shuffled:
         rng = np.random.default_rng(_seeds(seed, target, 2))
-        problems["shuffled"] = shuffled_labels(real, rng, labelled=labelled)
+        problems["shuffled"] = shuffled_labels(problems["real"], rng, labelled=labelled)
     return Labels(target=target, problems=problems, labelled=labelled)
 
 

@@ -74,7 +74,7 @@ class _State:
     H: Tensor
     sy: Tensor
     yy: Tensor
-    held: list[int]  # the pairs of the history, the oldest first
+    held: Tensor  # the pairs of the history, the oldest first
 
     @classmethod
     def begin(cls, problems: Problems, W: Tensor) -> _State:
@@ -88,7 +88,7 @@ class _State:
         state.gradient = problems.gradient(W, p)
         state.H = W.new_zeros(len(W), 2 * MEMORY, W[0].numel())
         state.sy, state.yy = (W.new_zeros(len(W), MEMORY, MEMORY) for _ in range(2))
-        state.held = []
+        state.held = torch.zeros(0, dtype=torch.long, device=W.device)
         return state
 
     def select(self, kept: Tensor) -> _State:
@@ -138,9 +138,9 @@ class _State:
 
     def _direction(self, g: Tensor) -> Tensor:
         """Minus the inverse Hessian times the gradient, (problems, classes * (r + 1))."""
-        if not self.held:
+        if not len(self.held):
             return -g
-        steps = torch.tensor(self.held, device=g.device)
+        steps = self.held
         bends, squares = (each.index_select(1, steps).index_select(2, steps) for each in (self.sy, self.yy))
         bend, newest = bends.diagonal(dim1=1, dim2=2)[..., None], squares[:, -1:, -1:]
         size = torch.where(newest > 0, bend[:, -1:] / newest.clamp(min=1e-30), 1)
@@ -166,7 +166,10 @@ class _State:
         self.sy[:, :, k] = along[:, :MEMORY]
         self.sy[:, k, k] = torch.where(useful, bend, 1)
         self.yy[:, :, k] = self.yy[:, k] = along[:, MEMORY:]
-        self.held = [each for each in self.held if each != k] + [k]
+        if len(self.held) < MEMORY:
+            self.held = torch.arange(k + 1, device=step.device)
+        else:
+            self.held = self.held.roll(-1)
 
     def _forget(self, which: Tensor) -> None:
         """Make the history of some problems say nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Logits = Float[Tensor, "*any vocab"]
     Stream = Float[Tensor, "*any d_model"]
 
-STREAMS: Final = ("embed", "resid_pre", "resid_mid", "resid_post")
 NUMBERS: Final = 2**26  # logits that are held at once
 
 
@@ -43,11 +42,12 @@ class LogitLens:
     `resid_post` its logits are the model's.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("embed", "resid_pre", "resid_mid", "resid_post")
     vlm: Vlm
 
     def require(self, site: str | Site) -> Site:
         """Raise `SiteError` for what is no residual stream of the decoder, such as `lm.final_norm`: it is normed."""
-        return require_stream(self.vlm, site, STREAMS)
+        return require_stream(self.vlm, site, self.kinds)
 
     def __call__(self, site: str | Site, stream: Stream) -> Logits:
         """Give logits in the model's dtype and on its device, without gradients; `stream` may be anywhere."""

@@ -24,6 +24,7 @@ class Problems:
     Z: Tensor  # (designs, n, r + 1), last column ones
     squares: Tensor  # (designs, 1, r + 1), sum of squares of each column of Z
     owner: Tensor  # (problems,), ascending: the design of each
+    bounds: list[int]  # (designs + 1,), where the problems of each design begin, and the end
     labels: Tensor  # (problems, 1, n), 0 outside the training set
     weight: Tensor  # (problems, 1, n), the price of an error, 0 outside the training set
     absent: Tensor  # (problems, classes, 1), -inf where the class is absent, else 0
@@ -46,6 +47,7 @@ class Problems:
             Z=Z,
             squares=Z.square().sum(1, keepdim=True),
             owner=owner,
+            bounds=_bounds(owner, len(Z)),
             labels=labels[:, None],
             weight=(trained * price[:, None])[:, None],
             absent=torch.zeros_like(counts).masked_fill_(~present, -torch.inf)[..., None],
@@ -62,7 +64,8 @@ class Problems:
 
     def select(self, kept: Tensor) -> Problems:
         """Some of the problems."""
-        return replace(self, **{name: getattr(self, name)[kept] for name in ("owner", "labels", "weight", "absent")})
+        some = {name: getattr(self, name)[kept] for name in ("owner", "labels", "weight", "absent")}
+        return replace(self, **some, bounds=_bounds(some["owner"], len(self.Z)))
 
     def exact(self, Z: Tensor) -> Problems:
         """The same on rows in float64."""
@@ -102,11 +105,15 @@ class Problems:
     def _times(self, left: Tensor, right: Tensor) -> Tensor:
         """(problems, classes, a) times the (a, b) of each problem's design."""
         found = left.new_empty(*left.shape[:2], right.shape[2])
-        bounds = torch.searchsorted(self.owner, torch.arange(len(self.Z) + 1, device=left.device)).tolist()
-        for each, (start, stop) in zip(right, pairwise(bounds), strict=True):
+        for each, (start, stop) in zip(right, pairwise(self.bounds), strict=True):
             if stop > start:
                 torch.mm(left[start:stop].flatten(0, 1), each, out=found[start:stop].view(-1, found.shape[2]))
         return found
+
+
+def _bounds(owner: Tensor, designs: int) -> list[int]:
+    bounds: list[int] = torch.searchsorted(owner, torch.arange(designs + 1, device=owner.device)).tolist()
+    return bounds
 
 
 def stack(rows: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from seamscope.probes._design import Design
 from seamscope.probes._folds import Codes, Names, group_order, inner_folds
 from seamscope.probes._kinds import Kind, outputs
 from seamscope.probes._labels import PREFIXES, Labels
+from seamscope.probes._rows import Rows
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
 
 STARVED: Final = 5  # training rows per class below which a probe is flagged
@@ -88,33 +89,57 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Targets of a cell that have labels in the same rows, `used`, and their probes by fold, each without its rows."""
+
+    cell: Cell
+    targets: list[Labels]
+    used: Codes
+    fits: list[Fitted | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prober:
-    """How the probes of a cell are fitted: the kind, the strengths to choose from, and whether codes are measured.
+    """How the probes of a cell are fitted: the kind, the strengths to choose from, and what is measured beside.
 
     Without `strengths` they depend on the number of features: see `strengths_for`.
     """
 
     kind: Kind
     strengths: Sequence[float] | None
+    control: bool
+    shuffled: bool
     code: bool
     seed: int
 
-    def probe(self, cell: Cell, targets: list[Labels], folds: Codes, groups: Names) -> Iterator[Record]:
-        """Fit every target in every fold and score it on the others; one record per target and fold."""
+    def labels(self, rows: Rows, condition: str, targets: Sequence[str]) -> list[Labels]:
+        """What is fitted of some targets in a condition."""
+        numbers = not self.kind.classifies
+        return rows.labels(condition, targets, control=self.control, shuffled=self.shuffled, numbers=numbers)
+
+    def fit(self, cell: Cell, targets: Sequence[Labels], in_fold: Codes, groups: Names) -> list[Folds]:
+        """Fit every target without each of the folds, in which the rows are, (rows,)."""
+        found = []
         for alike in by_rows(targets):
             used = np.flatnonzero(alike[0].labelled & cell.held)
-            dropped = int((alike[0].labelled & ~cell.held).sum())
-            codes = self._codes(cell, alike, used, groups)
-            tests = [used[folds[used] == k] for k in range(int(folds.max()) + 1)]
-            fits = self.fit(cell, alike, [np.setdiff1d(used, test) for test in tests], groups)
-            for fold, (fitted, test) in enumerate(zip(fits, tests, strict=True)):
-                found = self._scored(cell, alike, fitted, test)
-                for labels, code, record in zip(alike, codes, found, strict=True):
-                    place = {**cell.place, "target": labels.target, "fold": fold, "n_dropped": dropped}
-                    sent = {name: value[test] if name in SENT else value for name, value in code.items()}
-                    yield {**place, **record, **sent, "rows": test, "groups": groups[test]}
+            trains = [used[in_fold[used] != k] for k in range(int(in_fold.max()) + 1)]
+            found.append(Folds(cell=cell, targets=alike, used=used, fits=self._fit(cell, alike, trains, groups)))
+        return found
 
-    def fit(self, cell: Cell, targets: Sequence[Labels], folds: list[Codes], groups: Names) -> list[Fitted | None]:
+    def score(self, folds: Folds, in_fold: Codes, groups: Names) -> Iterator[Record]:
+        """Score the probes of every fold on its rows; one record per target and fold."""
+        cell, targets, used = folds.cell, folds.targets, folds.used
+        dropped = int((targets[0].labelled & ~cell.held).sum())
+        codes = self._codes(cell, targets, used, groups)
+        for fold, fitted in enumerate(folds.fits):
+            test = used[in_fold[used] == fold]
+            found = self._scored(cell, targets, fitted, test)
+            for labels, code, record in zip(targets, codes, found, strict=True):
+                place = {**cell.place, "target": labels.target, "fold": fold, "n_dropped": dropped}
+                sent = {name: value[test] if name in SENT else value for name, value in code.items()}
+                yield {**place, **record, **sent, "rows": test, "groups": groups[test]}
+
+    def _fit(self, cell: Cell, targets: Sequence[Labels], folds: list[Codes], groups: Names) -> list[Fitted | None]:
         """Fit all problems of all targets on the rows of every fold at once; None where there are no rows.
 
         Strengths are chosen by the real labels; control and shuffled labels are fitted with the same.
@@ -136,9 +161,15 @@ class Prober:
             self.kind, designs, owner[real], Y[real], inner, strengths_for(cell.width, self.strengths)
         )
         C = chosen[torch.tensor([fold * len(targets) + k for fold, k, _ in names])]
-        sizes = torch.tensor([len(train) for train in trains], device=Y.device)
-        trained = torch.arange(Y.shape[1], device=Y.device) < sizes[owner][:, None]
-        weights, converged = self.kind.fit(designs, owner, Y, C.to(Y.device), trained)
+        lengths = torch.tensor([len(train) for train in trains], device=Y.device)
+        weights, converged = self.kind.fit(
+            designs,
+            owner,
+            Y,
+            C.to(Y.device),
+            torch.arange(Y.shape[1], device=Y.device) < lengths[owner][:, None],
+            sizes=torch.tensor([self.kind.size(each) for each in Y]),
+        )
         for fold, (number, design) in enumerate(zip(held, designs, strict=True)):
             mine = {name[1:]: at for at, name in enumerate(names) if name[0] == fold}
             found[number] = Fitted(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from seamscope.probes._design import Design
-from seamscope.probes._lbfgs import MEMORY, minimise
+from seamscope.probes._lbfgs import MEMORY, Minimum, minimise
 from seamscope.probes._objective import Problems, gap, stack
 
 AT_ONCE: Final = {"cpu": 2**23, "cuda": 2**28}  # numbers that the problems of one batch may have in memory
@@ -70,6 +70,7 @@ def fit_logistic(
     classes: Tensor | None = None,
     rtol: float = 1e-4,
     max_iter: int = 500,
+    exact: bool = True,
 ) -> LogisticFit:
     """Minimise scikit-learn's `C * sum(log loss) + |coef|^2 / 2` (free intercept) for every row of labels.
 
@@ -83,7 +84,8 @@ def fit_logistic(
         classes: how many classes each problem has, (problems,), where its labels may lack some; problems with equally
             many are fitted together.
         rtol: largest accepted gap to the optimum, relative to the objective.
-        max_iter: iterations after which what is left is reported as not converged.
+        max_iter: iterations, in either precision, after which what is left is reported as not converged.
+        exact: whether the gap is measured, and closed where float32 could not, in float64.
     """
     several = (designs,) if isinstance(designs, Design) else tuple(designs)
     Z = stack([each.Z for each in several])
@@ -109,23 +111,32 @@ def fit_logistic(
         for some in alike.split(max(1, AT_ONCE.get(Z.device.type, AT_ONCE["cpu"]) // each)):
             some = some[owner[some].argsort(stable=True)]
             problems = Problems.build(single, owner[some], Y[some], price[some], size)
-            _fit(fit, some, problems, Z, rtol, max_iter)
+            if exact:
+                _fit(fit, some, problems, Z, rtol, max_iter)
+            else:
+                _put(fit, some, problems, minimise(problems, rtol, max_iter))
     return fit
 
 
 def _fit(fit: LogisticFit, some: Tensor, problems: Problems, Z: Tensor, rtol: float, max_iter: int) -> None:
     """Fit some of the problems, and put down what was found."""
-    W, _, n_iter, _ = minimise(problems, max(SINGLE * rtol, FINEST), max_iter)
-    exact, W = problems.exact(Z), W.double()
+    single = minimise(problems, max(SINGLE * rtol, FINEST), max_iter)
+    exact, W = problems.exact(Z), single.W.double()
     objective, p = exact.value(W, exact.logits(W))
-    diagonal = exact.curvature(p)
-    converged = gap(exact.gradient(W, p), diagonal) <= rtol * objective.clamp(min=1e-12)
+    converged = gap(exact.gradient(W, p), exact.curvature(p)) <= rtol * objective.clamp(min=1e-12)
+    found = Minimum(W, converged, single.n_iter, objective)
     if not converged.all():
         left = ~converged
-        again = minimise(exact.select(left), rtol, max_iter - int(n_iter.max()), W[left])
+        again = minimise(exact.select(left), rtol, max_iter, W[left])
         W[left], converged[left], objective[left] = again.W, again.converged, again.objective
-        n_iter[left] += again.n_iter
-    W[..., -1] += exact.absent[..., 0]
-    scale = torch.where((exact.absent == 0).sum((1, 2)) == 2, 2.0, 1.0)  # two classes paid half
-    fit.weights[some, : W.shape[1]] = W
-    fit.converged[some], fit.n_iter[some], fit.objective[some] = converged, n_iter, objective * scale
+        found.n_iter[left] += again.n_iter
+    _put(fit, some, exact, found)
+
+
+def _put(fit: LogisticFit, some: Tensor, problems: Problems, found: Minimum) -> None:
+    """Put down what was found of some of the problems."""
+    fit.weights[some, : found.W.shape[1]] = found.W.double()
+    fit.weights[some, : found.W.shape[1], -1] += problems.absent[..., 0]
+    scale = torch.where((problems.absent == 0).sum((1, 2)) == 2, 2.0, 1.0)  # two classes paid half
+    fit.converged[some], fit.n_iter[some] = found.converged, found.n_iter
+    fit.objective[some] = found.objective.double() * scale

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pandas as pd
 import torch
@@ -43,6 +43,7 @@ class TunedLens:
     `fit_tuned_lens` or `load_tuned_lens`.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("resid_post",)
     vlm: Vlm
     weights: tuple[Float[Tensor, "d_model d_model"], ...]
     biases: tuple[Float[Tensor, " d_model"], ...]
@@ -54,7 +55,7 @@ class TunedLens:
 
     def require(self, site: str | Site) -> Site:
         """Raise `SiteError` for everything but `lm.L.resid_post`, where the translators were fitted."""
-        return require_stream(self.vlm, site, ("resid_post",))
+        return require_stream(self.vlm, site, self.kinds)
 
     def __call__(self, site: str | Site, stream: Stream) -> Logits:
         """Give logits in the model's dtype and on its device, without gradients; `stream` may be anywhere."""

@@ -15,7 +15,10 @@ from ._lines import MARKERS
 from ._style import COLOURS, FAINT, INK, NAMES, SMALL, SPANS, axes_for, legend_above, place_name, styled
 from ._tables import distinct, need, span_family
 
-COLUMNS: Final = ("condition", "site", "span", "variable", "effect", "effect_low", "effect_high", "random_effect")
+COLUMNS: Final = (
+    *("condition", "site", "span", "variable"),
+    *("effect", "effect_low", "effect_high", "random_effect", "difference_low", "difference_high"),
+)
 SELECTIVITY: Final = ("selectivity", "selectivity_low", "selectivity_high")
 ACCURACY: Final = ("accuracy", "accuracy_low", "accuracy_high", "chance")
 _MARK: Final[dict[str, Any]] = {"lw": 0, "ms": 3.4}
@@ -29,7 +32,8 @@ def decodable_causal(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     `table` is that of `decodable_and_causal`. Across: selectivity, or accuracy above chance where the table has no
     selectivity. Up: the change of the answer's log-probability, in nats. Colour is the place, the mark's shape the
-    condition; crosses are 95 % intervals. Open and grey: the same cells after a random direction was erased. Under
+    condition; crosses are 95 % intervals. Open and grey: the same cells after a random direction was erased; white
+    inside are the cells in which that does the same, where the paired 95 % interval of the difference holds 0. Under
     the axes stands the table's `warning`, what such a pair cannot tell. Raises `RunError` for what is missing.
     """
     table = need(table, "decodable and causal", COLUMNS)
@@ -47,9 +51,17 @@ def decodable_causal(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.hlines(cells.effect, cells.x_low, cells.x_high, label=f"{name} decodable 95 %", **lines)
         ax.vlines(cells.x, cells.effect_low, cells.effect_high, label=f"{name} causal 95 %", **lines)
         ax.plot(cells.x, cells.effect, **mark, color=colour, mew=0, label=name, zorder=3)
+        same = cells[no_more_than_random(cells)]
+        hollow: dict[str, Any] = {**mark, "ms": 0.6 * size, "color": "white", "mew": 0, "zorder": 3.1}
+        ax.plot(same.x, same.effect, **hollow, label=f"{name} no more than random")
     _words(ax, table)
-    legend_above(ax, _handles(points), columns=3)
+    legend_above(ax, _handles(points), columns=2)
     return ax
+
+
+def no_more_than_random(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Where the paired interval of the erasure's effect beyond that of a random direction holds 0."""
+    return (cells.difference_low <= 0) & (cells.difference_high >= 0)
 
 
 def _points(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +99,11 @@ def _handles(points: pd.DataFrame) -> list[Artist]:
     for name in conditions if len(conditions) > 1 else ():
         style = {"marker": MARKERS.get(name, "X"), "color": COLOURS["control"], "mew": 0}
         handles.append(Line2D([], [], **style, **_MARK, label=f"{NAMES.get(name, name)} run"))
-    return [*handles, Line2D([], [], marker=shape, **_OPEN, **_MARK, label="random direction")]
+    handles.append(Line2D([], [], marker=shape, **_OPEN, **_MARK, label="random direction"))
+    if no_more_than_random(points).any():
+        same: dict[str, Any] = {"mfc": "white", "mec": COLOURS["control"], "mew": 0.9}
+        handles.append(Line2D([], [], marker=shape, **same, **_MARK, label="no more than a random direction"))
+    return handles
 
 
 def _colour(place: str) -> str:

@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 
 from ._depth import Depth, dress
 from ._lines import band, share_axis
-from ._style import COLOURS, FAINT, NAMES, SPANS, axes_for, legend_above, marker_size, styled
+from ._style import BESIDE, COLOURS, FAINT, NAMES, SPANS, axes_for, legend_above, marker_size, styled
 from ._tables import distinct, keep, need
 
-CONTROL: Final = (0, (3, 1.5))  # dashes
 COLUMNS: Final = (
     "experiment",
     "target_site",
@@ -71,7 +70,7 @@ def _curve(ax: Axes, table: pd.DataFrame, span: str, *, size: float) -> None:
     band(ax, crossed, ("right_low", "right_high"), colour=colour, label=span)
     ax.plot(crossed.x, crossed.right, color=colour, marker=marker, ms=size, label=span, zorder=3)
     dashed = f"{span} control"
-    ax.plot(control.x, control.right, color=colour, linestyle=CONTROL, lw=0.8, label=dashed, zorder=2)
+    ax.plot(control.x, control.right, color=colour, **BESIDE, label=dashed, zorder=2)
 
 
 def _levels(ax: Axes, *, base: float, ceiling: float) -> None:
@@ -85,7 +84,7 @@ def _words(ax: Axes, shown: list[str], depth: Depth) -> None:
     ax.set_xlabel(f"{depth.label} written to")
     handles = [Line2D([], [], color=look(s)[0], marker=look(s)[1], label=NAMES.get(s, s)) for s in shown]
     handles += [
-        Line2D([], [], color=FAINT, linestyle=CONTROL, lw=0.8, label="control: partner's state"),
+        Line2D([], [], color=FAINT, **BESIDE, label="control: partner's state"),
         Line2D([], [], color=COLOURS["direct"], lw=0.9, label="direct, unpatched"),
         Line2D([], [], color=COLOURS["oracle"], lw=0.9, label="text run (source)"),
     ]

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from seamscope.hooks import RunError
 
 from ._depth import Depth
-from ._lines import FAINT_BAND, share_axis
+from ._lines import share_axis
 from ._style import (
     COLOURS,
     DASHES,
@@ -32,8 +32,12 @@ from ._style import (
 )
 from ._tables import averaged, keep, need, of_target, span_family
 
-COLUMNS: Final = ("site", "span", "condition", "target", "chance", "curve_rows", "curve", "gain_low")
-CELL: Final = ["site", "span", "condition", "target"]
+CURVES: Final = ("site", "span", "condition", "target", "chance", "gain_low", "rows", "accuracy")
+_GRID: Final = (*CURVES[:6], "curve_rows", "curve")
+_CELL: Final = ["site", "layer", "stack", "span", "condition", "target"]
+_NAMES: Final = {"curve_rows": "rows", "curve": "accuracy", "curve_low": "low", "curve_high": "high"}
+_MOST: Final = 0.15  # opacity of a band, at most
+_TOGETHER: Final = 0.45  # opacity of the bands of all sites, one over the other
 
 
 @styled
@@ -48,26 +52,23 @@ def learning_curves(
 ) -> Axes:
     """Accuracy over the rows that a probe was fitted on, a line and 95 % band for each site, coloured by its depth.
 
-    `grid` is the table of `probe_grid`, whose `curve` is the same in all folds. Open ends: the last doubling of the
-    rows still gains, so that what the probe reads is a lower bound. `span` and `target` are those of `probe_curves`.
-    Raises `RunError` for what is missing, and where the table has no curves.
+    `grid` is the table of `probe_grid`, whose `curve` is the same in all folds, or its `learning_rows`. Open ends: the
+    last doubling of the rows still gains, so that what the probe reads is a lower bound. `span` and `target` are those
+    of `probe_curves`. Raises `RunError` for what is missing, and where the table has no curves.
     """
-    rows = keep(need(grid, "probe grid", COLUMNS), "probe grid", "condition", condition)
-    rows = rows.assign(place=rows.span.map(span_family)).drop_duplicates(CELL)
-    rows = keep(rows, "probe grid", "place", span_family(span))
-    lines = _lines(of_target(rows, "probe grid", target))
+    rows = learning_rows(grid)
+    if rows.empty:
+        raise RunError("the probe grid table has no learning curves; fit it with code=True")
+    rows = keep(rows, "probe grid", "condition", condition)
+    rows = keep(rows.assign(place=rows.span.map(span_family)), "probe grid", "place", span_family(span))
+    means = [name for name in ("accuracy", "low", "high", "chance", "gain_low") if name in rows]
+    lines = averaged(of_target(rows, "probe grid", target), "probe grid", ("site", "rows"), means).sort_values("rows")
     ax = axes_for(ax, height=2.4)
     depth = Depth.of(lines.site, kind=kind)
     colours = ListedColormap(colormaps["viridis_r"].resampled(len(depth) + 1).colors[1:])  # type: ignore[attr-defined]
+    clear = min(_MOST, 1 - (1 - _TOGETHER) ** (1 / len(depth)))
     for site in map(str, depth.sites):
-        table, colour = lines[lines.site == site], colours(depth.x(site))
-        if {"low", "high"} <= set(table):
-            ax.fill_between(
-                table.rows, table.low, table.high, color=colour, alpha=FAINT_BAND, lw=0, label=f"{site} 95 %"
-            )
-        ax.plot(table.rows, table.accuracy, color=colour, lw=0.9, label=site)
-        face = "white" if table.gain_low.iloc[-1] > 0 else colour
-        ax.plot(table.rows.iloc[-1], table.accuracy.iloc[-1], "o", color=colour, mfc=face, mew=0.7, ms=3, zorder=3)
+        _curve(ax, lines[lines.site == site], site, colour=colours(depth.x(site)), clear=clear)
     chance: dict[str, Any] = {"color": COLOURS["chance"], "linestyle": DASHES["chance"], "lw": 0.9}
     ax.axhline(lines.chance.mean(), label="chance", **chance)
     _words(ax, sorted(set(lines.rows)), place_name(span_family(span), condition))
@@ -76,18 +77,30 @@ def learning_curves(
     return ax
 
 
-def _lines(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per (site, number of rows), the mean over targets."""
-    ends = {"curve_low": "low", "curve_high": "high"} if {"curve_low", "curve_high"} <= set(rows) else {}
-    found = rows[["site", "target", "chance", "gain_low", "curve_rows", "curve", *ends]]
-    found = found[[isinstance(each, (tuple, list)) and len(each) > 0 for each in found.curve]]
-    if found.empty:
-        raise RunError("the probe grid table has no learning curves; fit it with code=True")
-    names = {"curve": "accuracy", **ends}
-    long = found.explode(["curve_rows", *names]).rename(columns={"curve_rows": "rows", **names})
-    long = long.astype({"rows": int, **dict.fromkeys(names.values(), float)})
-    means = (*names.values(), "chance", "gain_low")
-    return averaged(long, "probe grid", ("site", "rows"), means).sort_values("rows")
+def learning_rows(grid: pd.DataFrame) -> pd.DataFrame:
+    """The learning curves of a `probe_grid`, as rows: one for each cell, target, and number of rows fitted on.
+
+    Columns: the cell; `target`, `chance`, `gain_low`; `rows`; `accuracy` with `low, high` as far as the grid has them.
+    A table of such rows is given back as it is; a grid without curves gives none. Raises `RunError` for a missing
+    column.
+    """
+    if "rows" in grid and "curve_rows" not in grid:
+        return need(grid, "learning curves", CURVES)
+    names = {name: new for name, new in _NAMES.items() if name in need(grid, "probe grid", _GRID)}
+    held = grid[[isinstance(each, (tuple, list)) and len(each) > 0 for each in grid.curve]]
+    cell = [name for name in _CELL if name in grid]
+    held = held.drop_duplicates(cell)[[*cell, "chance", "gain_low", *names]]
+    kinds = {new: int if new == "rows" else float for new in names.values()}
+    return held.explode([*names], ignore_index=True).rename(columns=names).astype(kinds)
+
+
+def _curve(ax: Axes, table: pd.DataFrame, site: str, *, colour: tuple[float, ...], clear: float) -> None:
+    if {"low", "high"} <= set(table):
+        band: dict[str, Any] = {"color": colour, "alpha": clear, "lw": 0, "label": f"{site} 95 %"}
+        ax.fill_between(table.rows, table.low, table.high, **band)
+    ax.plot(table.rows, table.accuracy, color=colour, lw=0.9, label=site)
+    face = "white" if table.gain_low.iloc[-1] > 0 else colour
+    ax.plot(table.rows.iloc[-1], table.accuracy.iloc[-1], "o", color=colour, mfc=face, mew=0.7, ms=3, zorder=3)
 
 
 def _words(ax: Axes, numbers: list[int], place: str) -> None:

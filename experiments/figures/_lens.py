@@ -16,10 +16,9 @@ from seamscope.hooks import RunError, choose
 
 from ._depth import Depth, dress
 from ._lines import FAINT_BAND, MARKERS, band
-from ._style import COLOURS, FAINT, NAMES, TITLE, WIDTH, axes_for, blank, legend_above, marker_size, styled
+from ._style import BESIDE, COLOURS, FAINT, NAMES, TITLE, WIDTH, axes_for, blank, legend_above, marker_size, styled
 from ._tables import averaged, keep, need, number_in, of_target, span_family, target_family
 
-PARTNER: Final = (0, (3, 1.2))
 COLUMNS: Final = ("condition", "site", "span", "what")
 VALUES: Final = {
     "logprob": "log-probability\n(nats)",
@@ -104,7 +103,7 @@ def _curves(ax: Axes, lines: pd.DataFrame, depth: Depth, conditions: Sequence[st
     for name in conditions:
         table, colour = depth.along(lines[lines.condition == name]), COLOURS[name]
         own: dict[str, Any] = {"marker": MARKERS[name], "ms": marker_size(len(depth)), "zorder": 3}
-        styles = {"": (name, own), "partner_": (f"{name} partner", {"linestyle": PARTNER, "lw": 0.8, "zorder": 2})}
+        styles = {"": (name, own), "partner_": (f"{name} partner", {**BESIDE, "zorder": 2})}
         for who, (label, style) in styles.items():
             if value == "logprob":
                 ends = f"{who}logprob_low", f"{who}logprob_high"
@@ -130,4 +129,4 @@ def _ranks(ax: Axes) -> None:
 def _handles(conditions: Sequence[str], what: str) -> list[Artist]:
     text = "part" if number_in(what) is not None or what.startswith("intermediate") else what
     own = [Line2D([], [], color=COLOURS[c], marker=MARKERS[c], label=NAMES[c]) for c in conditions]
-    return [*own, Line2D([], [], color=FAINT, linestyle=PARTNER, lw=0.8, label=f"the partner's {text}")]
+    return [*own, Line2D([], [], color=FAINT, **BESIDE, label=f"the partner's {text}")]

@@ -18,6 +18,7 @@ from ._tables import keep, need, of_target, probe_lines, span_family
 
 PLACES: Final = ("objects", "image", "question", "last", "answer")
 SURE: Final = 0.05  # the largest share of false discoveries that counts
+UNSURE: Final = "q > 0.05, or no better than the control task"
 VALUES: Final = {
     "accuracy": "accuracy\n(share of items)",
     "selectivity": "selectivity\n(share of items)",
@@ -55,8 +56,7 @@ def probe_map(
     at = list(zip(cells.row, cells.x, strict=True))
     unsure = (cells.q > SURE) | (cells.selectivity_low <= 0)
     drawn = Cells.of(at, cells[value], unsure, shape=(len(places), len(depth)), what="probes")
-    hatch = "q > 0.05, or no better than the control task"
-    draw_cells(ax, drawn, _scale(cells, value), hatch=hatch, lift=depth.headroom)
+    draw_cells(ax, drawn, _scale(cells, value), hatch=UNSURE, lift=depth.headroom)
     ax.invert_yaxis()
     dress(ax, depth, lines=False, room=ROOM)
     ax.set_yticks(range(len(places)), [place_name(name, condition) for name in places])

@@ -21,6 +21,7 @@ from ._style import FAINT, INK, SMALL, legend_above, root, text_width, width_in_
 EMPTY: Final = "#eeeeee"
 ROOM: Final = 0.8  # of the axes' first width, beside a colour bar and long names
 _APART: Final = 8.0  # points, the least width of cells between which there are lines
+_KEY: Final = 18.0  # points that a key of the legend takes beside its text
 _FILLED: Final = 0.8  # the most of a cell's width that its number may take
 
 
@@ -90,10 +91,16 @@ def draw_cells(
     if cells.hatched.any():
         shown.append(Patch(facecolor="white", edgecolor=FAINT, hatch="////", lw=0.4, label=hatch))
     if shown:
-        legend_above(ax, shown, columns=2, lift=lift)
+        legend_above(ax, shown, columns=_columns(ax, shown), lift=lift)
     _numbers(ax, cells.values, mesh, slot=slot)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+
+
+def _columns(ax: Axes, shown: Sequence[Artist]) -> int:
+    """Beside each other where they fit, else one below the other."""
+    taken = sum(text_width(str(key.get_label())) + _KEY for key in shown)
+    return len(shown) if taken <= width_in_points(ax) else 1
 
 
 def _bar(ax: Axes, mesh: ScalarMappable, scale: Scale) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import matplotlib
 from cycler import cycler
@@ -39,6 +39,8 @@ DASHES: Final = {
     "untrained": (0, (6, 1.5, 1, 1.5)),
     "pixels": (0, (9, 3)),
 }
+# The line of what stands beside another, in its colour: a partner's, or the same without an allowance.
+BESIDE: Final[dict[str, Any]] = {"linestyle": (0, (3, 1.2)), "lw": 0.8}
 # Places: the orange family is the image's side, the blue family and grey the reading side, black both, dark grey all.
 SPANS: Final = {
     "objects": ("#E69F00", "o"),

@@ -16,9 +16,10 @@ from seamscope.hooks import RunError, choose
 
 from ._depth import Depth, dress, dress_up
 from ._lines import FAINT_BAND, MARKERS, band, chance_line, share_axis, thin
-from ._maps import SURE, share_scale
+from ._maps import SURE, UNSURE, share_scale
 from ._mesh import ROOM, Cells, draw_cells
 from ._style import (
+    BESIDE,
     COLOURS,
     DASHES,
     FAINT,
@@ -43,7 +44,6 @@ _MEANS: Final = (
     *(f"{name}_{part}" for name in ("recentred", "control") for part in ("accuracy", "low", "high")),
 )
 VALUES: Final = {"recentred_accuracy": "accuracy, recentred\n(share of items)", "accuracy": "accuracy (share of items)"}
-AS_IT_IS: Final = (0, (3, 1.2))
 
 
 @styled
@@ -61,10 +61,11 @@ def transfer_matrix(
 
     `transfer` is the summary of a transfer across sites. `train` and `test` are (condition, place), such as
     `("cascaded", "objects")`; they may be left out where the table has one pair only. Colours run from chance to 1;
-    framed cells are those of the same site. Hatched: q > 0.05, of one target at least where several are averaged; with
-    `value="accuracy"`, the probe as it is, the 95 % interval reaches chance. Raises `RunError` for what is missing.
+    framed cells are those of the same site. Hatched: q > 0.05, of one target at least where several are averaged, or
+    the 95 % interval reaches down to the accuracy of the control task; with `value="accuracy"`, the probe as it is, it
+    reaches chance. Raises `RunError` for what is missing.
     """
-    needed = {"recentred_accuracy": ("recentred_accuracy", "q"), "accuracy": ("accuracy", "low")}
+    needed = {"recentred_accuracy": ("recentred_accuracy", "recentred_low", "q"), "accuracy": ("accuracy", "low")}
     columns = needed[choose("value", value, needed, RunError)]
     train, test = _pair(need(transfer, "transfer", (*KEYS, "chance", *columns)), train, test)
     lines = _lines(transfer, train, test, target)
@@ -72,9 +73,8 @@ def transfer_matrix(
     up, across = Depth.of(lines.train_site, kind=kind), Depth.of(lines.site, kind=kind)
     lines = lines[[a in up and b in across for a, b in zip(lines.train_site, lines.site, strict=True)]]
     at = [(up.x(a), across.x(b)) for a, b in zip(lines.train_site, lines.site, strict=True)]
-    unsure = lines.q > SURE if value == "recentred_accuracy" else lines.low <= lines.chance
+    unsure, hatch = _unsure(lines, value)
     cells = Cells.of(at, lines[value], unsure, shape=(len(up), len(across)), what="transfer")
-    hatch = "q > 0.05" if value == "recentred_accuracy" else "95 % interval reaches chance"
     frame: dict[str, Any] = {"fill": False, "ec": INK, "lw": 0.5, "label": "same site"}
     scale = share_scale(float(lines.chance.mean()), VALUES[value])
     draw_cells(ax, cells, scale, hatch=hatch, keys=[Patch(**frame)], lift=across.headroom)
@@ -139,6 +139,15 @@ def transfer_panels(
     return figure
 
 
+def _unsure(lines: pd.DataFrame, value: str) -> tuple[pd.Series[bool], str]:
+    """Which cells are hatched, and what that says."""
+    if value == "accuracy":
+        return lines.low <= lines.chance, "95 % interval reaches chance"
+    if not _controlled(lines):
+        return lines.q > SURE, "q > 0.05"
+    return (lines.q > SURE) | (lines.recentred_low <= lines.control_accuracy), UNSURE
+
+
 def _name(place: Place) -> str:
     return f"{place[0]}, {place_name(place[1], place[0])}"
 
@@ -181,7 +190,7 @@ def _curves(ax: Axes, lines: pd.DataFrame, depth: Depth, train: Place, test: Pla
     if _controlled(table):
         thin(ax, table, "control", colour=colour, label="control")
     band(ax, table, ("low", "high"), colour=colour, label="as it is", strength=FAINT_BAND)
-    ax.plot(table.x, table.accuracy, color=colour, linestyle=AS_IT_IS, lw=0.9, label="as it is", zorder=2.5)
+    ax.plot(table.x, table.accuracy, color=colour, **BESIDE, label="as it is", zorder=2.5)
     band(ax, table, ("recentred_low", "recentred_high"), colour=colour, label="recentred")
     style: dict[str, Any] = {"marker": marker, "ms": marker_size(len(depth)), "label": "recentred"}
     ax.plot(table.x, table.recentred_accuracy, color=colour, zorder=3, **style)
@@ -196,7 +205,7 @@ def _handles(lines: pd.DataFrame, conditions: Sequence[str]) -> list[Artist]:
         {"color": COLOURS[name], "marker": MARKERS[name], "label": f"read in {NAMES[name]} runs, recentred"}
         for name in conditions
     ]
-    styles.append({"color": FAINT, "linestyle": AS_IT_IS, "lw": 0.9, "label": "the same, as it is"})
+    styles.append({"color": FAINT, **BESIDE, "label": "the same, as it is"})
     if _controlled(lines):
         styles.append({"color": COLOURS["control"], "lw": 0.6, "label": NAMES["control"]})
     styles.append({"color": COLOURS["chance"], "linestyle": DASHES["chance"], "lw": 0.9, "label": NAMES["chance"]})

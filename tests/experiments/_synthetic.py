@@ -79,6 +79,7 @@ def _probe(
         **_scored("shuffled_", 0.09 + rng.normal(0, 0.015)),
         **_scored("untrained_", 0.3 - 0.1 * depth if place == "objects" else 0.14),
         **_scored("pixels_", 0.8 + 0.02 * k if condition == "direct" else np.nan),
+        "embedded_accuracy": 0.95 if condition == "cascaded" and place == "objects" else 0.1,
         "chance": 0.1,
         **_around("selectivity", -0.01 if blank else share - control),
         **_around("bits", 3.4 * (1 - share) + 0.1),
@@ -136,6 +137,7 @@ def causal_table(vision: int = 3, lm: int = 6, conditions: tuple[str, ...] = ("d
             depth = 0.0 if np.isnan(row.layer) or row.stack == "vision" else row.layer / (lm - 1)
             used = {"last": _sigmoid(depth, 0.6), "question": 0.0}.get(row.span, 1 - _sigmoid(depth, 0.5))
             effect = -4.0 * used * max(row.selectivity, 0) + rng.normal(0, 0.1)
+            random = rng.normal(-0.05, 0.08)
             rows.append(
                 {
                     **{"condition": condition, "site": row.site, "span": row.span, "variable": row.target},
@@ -143,7 +145,8 @@ def causal_table(vision: int = 3, lm: int = 6, conditions: tuple[str, ...] = ("d
                     **{"accuracy": row.accuracy, "accuracy_low": row.low, "accuracy_high": row.high},
                     **_around("selectivity", row.selectivity),
                     **_around("effect", effect, 0.3),
-                    **_around("random_effect", rng.normal(-0.05, 0.08), 0.3),
+                    **_around("random_effect", random, 0.3),
+                    **_around("difference", effect - random, 0.3),
                     "warning": "an intervention on a subspace can act through a pathway that is dormant otherwise",
                 }
             )

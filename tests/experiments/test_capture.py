@@ -161,6 +161,14 @@ class TestMembers:
         assert [item.answer for item in found[1::2]] == [TASK.partner(item).answer for item in items]
         assert members[[3]][0].image.tobytes() == found[3].image.tobytes()
 
+    def test_an_item_and_its_partner_are_drawn_from_one_drawing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        members, drawn = Members(TASK, Settings(n=3, seed=4)), []
+        real = Members._item
+        monkeypatch.setattr(Members, "_item", lambda self, k: drawn.append(k) or real(self, k))
+        rows = [item.id for item in members]
+        assert drawn == [0, 1, 2]
+        assert rows == [item.id for item in members[range(6)]]
+
     def test_records_without_partner_are_refused_before_anything_runs(self, here: Path) -> None:
         TASK.items(1)[0].image.save("a.png")
         Path("a.jsonl").write_text(json.dumps({"image": "a.png", "question": "?", "intermediate": "5", "answer": "5"}))

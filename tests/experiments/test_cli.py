@@ -21,7 +21,7 @@ from seamscope.experiments import _cli, _study
 from seamscope.experiments._options import emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
-STUDY_COMMANDS = ("gap", "capture", "probe", "lens", "patch", "locate")
+STUDY_COMMANDS = ("gap", "capture", "probe", "lens", "erase", "patch", "locate")
 COMMANDS = (*STUDY_COMMANDS, "demo", "report", "doctor", "families", "tasks", "tasks show")
 RECORD = {"image": "a.png", "question": "Sort them.", "intermediate": ["5", "ace"], "answer": "5 ace"}
 TINY = ("--sites", "lm.0.resid_post", "--spans", "last", "--n", "6", "--batch-size", "1")
@@ -175,14 +175,14 @@ class TestRefusals:
     def test_more_records_than_there_are(self) -> None:
         assert "holds 1 records, 6 were asked for" in refused("gap", "--task", records(RECORD), "--n", "6")
 
-    @pytest.mark.parametrize("command", ["capture", "probe", "lens", "patch", "locate"])
+    @pytest.mark.parametrize("command", ["capture", "probe", "lens", "erase", "patch", "locate"])
     def test_records_without_partners(self, command: str) -> None:
         rows = [{**RECORD, "id": str(k), "variables": {"first": k}} for k in range(6)]
         assert "line 1: no counterfactual partner; add the field 'pair'" in refused(
             command, "--task", records(*rows), "--n", "6"
         )
 
-    @pytest.mark.parametrize("command", ["probe", "locate"])
+    @pytest.mark.parametrize("command", ["probe", "erase", "locate"])
     def test_too_few_items_for_the_folds(self, command: str) -> None:
         assert "5 folds; 3 groups of items are too few" in refused(command, "--n", "3")
 

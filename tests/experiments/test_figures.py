@@ -15,6 +15,7 @@ import seamscope.experiments.figures as figures
 from seamscope.experiments._align import SPAN_SETS
 from seamscope.experiments._verdict import LOCI
 from seamscope.experiments.figures._depth import Depth
+from seamscope.experiments.figures._learning import learning_rows
 from seamscope.experiments.figures._style import COLOURS, SPANS, WIDTH
 from seamscope.experiments.figures._tables import probe_lines, target_family
 from seamscope.hooks import RunError
@@ -396,6 +397,25 @@ class TestTransfer:
         assert hatched(figures.transfer_matrix(raw, train=WORDS, test=PICTURE, value="accuracy")) == {(1, 4)}
         assert mesh_of(figures.transfer_matrix(raw, train=WORDS, test=PICTURE)).norm.vmin == pytest.approx(0.1)
 
+    def test_hatched_is_what_the_control_task_reaches_too(self):
+        one = (TRANSFER.train_site == "lm.0.resid_post") & (TRANSFER.site == "lm.3.resid_post")
+        table = TRANSFER.assign(q=1e-6, recentred_low=np.where(one, 0.11, 0.13))
+        ax = figures.transfer_matrix(table, train=WORDS, test=PICTURE)
+        assert hatched(ax) == {(1, 4)}
+        assert "no better than the control task" in ax.get_legend().get_texts()[-1].get_text()
+        assert (
+            hatched(figures.transfer_matrix(table.drop(columns="control_accuracy"), train=WORDS, test=PICTURE)) == set()
+        )
+
+    def test_the_legend_stays_in_the_figure(self):
+        figure = figures.transfer_matrix(TRANSFER.assign(q=0.5), train=WORDS, test=PICTURE).get_figure(root=True)
+        figure.draw_without_rendering()
+        legend = figure.axes[0].get_legend()
+        assert len(legend.get_texts()) == 2
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
     def test_spans_may_be_named_as_the_table_was_asked_for(self):
         ax = figures.transfer_matrix(
             TRANSFER, train=("cascaded", "intermediate.{k}"), test=("direct", "image.object.{k}")
@@ -478,6 +498,20 @@ class TestDecodableCausal:
         assert points(ax, "last direct random") == pytest.approx(own[["selectivity", "random_effect"]].to_numpy())
         assert line(ax, "last direct random").get_markerfacecolor() == "none"
         assert line(ax, "last direct random").get_markeredgecolor() not in {c for c, _ in SPANS.values()}
+
+    def test_white_inside_are_the_cells_in_which_a_random_direction_does_the_same(self):
+        own = CAUSAL[CAUSAL.span == "last"]
+        same = own[(own.difference_low <= 0) & (own.difference_high >= 0)]
+        assert 0 < len(same) < len(own)
+        ax = figures.decodable_causal(CAUSAL)
+        label = "last direct no more than random"
+        assert points(ax, label) == pytest.approx(same[["selectivity", "effect"]].to_numpy())
+        assert line(ax, label).get_color() == "white"
+        words = [t.get_text() for t in ax.get_legend().get_texts()]
+        assert "no more than a random direction" in words
+        beyond = figures.decodable_causal(CAUSAL.assign(difference_low=-2.0, difference_high=-1.0))
+        assert len(points(beyond, label)) == 0
+        assert "no more than a random direction" not in [t.get_text() for t in beyond.get_legend().get_texts()]
 
     def test_without_selectivity_it_is_accuracy_above_chance(self):
         ax = figures.decodable_causal(CAUSAL.drop(columns="selectivity"))
@@ -579,6 +613,32 @@ class TestLearningCurves:
         assert (heights.min(), heights.max()) == (pytest.approx(min(row.curve_low)), pytest.approx(max(row.curve_high)))
         older = figures.learning_curves(GRID.drop(columns=["curve_low", "curve_high"]))
         assert not [each for each in older.collections if "95 %" in str(each.get_label())]
+
+    def test_rows_of_the_curves_draw_the_same(self):
+        rows = learning_rows(GRID)
+        assert len(rows) == len(GRID[GRID.fold == 0]) * 4
+        first = GRID[(GRID.fold == 0) & (GRID.span == "last")].iloc[0]
+        own = rows[(rows.span == "last") & (rows.site == first.site) & (rows.condition == first.condition)]
+        own = own[own.target == first.target]
+        assert list(own.rows) == list(first.curve_rows)
+        assert own[["accuracy", "low", "high"]].T.to_numpy() == pytest.approx(
+            np.array([first.curve, first.curve_low, first.curve_high])
+        )
+        assert learning_rows(rows) is rows
+        none = learning_rows(GRID.assign(curve=[()] * len(GRID), curve_rows=[()] * len(GRID)))
+        assert list(none.columns) == list(rows.columns)
+        assert none.empty
+        ours, theirs = figures.learning_curves(rows), figures.learning_curves(GRID)
+        for drawn, wanted in zip(ours.lines, theirs.lines, strict=True):
+            assert drawn.get_xydata() == pytest.approx(wanted.get_xydata())
+        with pytest.raises(RunError, match="the learning curves table lacks the column 'accuracy'"):
+            learning_rows(rows.drop(columns="accuracy"))
+
+    def test_bands_of_many_sites_hide_no_line(self):
+        few, many = (figures.learning_curves(grid_table(vision=n, lm=n)) for n in (1, 32))
+        one, other = (next(c for c in ax.collections if "95 %" in str(c.get_label())).get_alpha() for ax in (few, many))
+        assert other < one
+        assert 1 - (1 - other) ** len(Depth.of(grid_table(vision=32, lm=32).site)) < 0.5
 
     def test_open_ends_are_still_rising(self):
         ax = figures.learning_curves(GRID)

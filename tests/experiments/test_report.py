@@ -8,13 +8,22 @@ import pytest
 from PIL import Image
 
 from seamscope.experiments import figures
-from seamscope.experiments._report import LIMITS, Example, Output, Plate, write_report
-from seamscope.experiments._report_views import fixed_sites, settings_rows
+from seamscope.experiments._plate import Plate, Words
+from seamscope.experiments._report import LIMITS, SECTIONS, Example, Output, write_report
+from seamscope.experiments._report_views import control_rows, fixed_sites, main_family, path_rows, settings_rows
 from seamscope.experiments._verdict import LOCI
 from seamscope.experiments.tasks import get
 from seamscope.hooks import RunError
 
-from ._synthetic import effects_table, gap_table, probes_table, verdict
+from ._synthetic import (
+    causal_table,
+    effects_table,
+    gap_table,
+    lens_table,
+    probes_table,
+    transfer_table,
+    verdict,
+)
 
 GAP, PROBES, EFFECTS = gap_table(), probes_table(), effects_table()
 HOSTILE = """<script>alert("x")</script><img src='https://evil.example/x.png' onerror=alert(1)>{{ 7 * 7 }}"""
@@ -62,7 +71,9 @@ def write(folder, **changes) -> tuple[Page, str]:
 
 def plate(folder, **changes) -> Plate:
     saved = figures.save(figures.gap_bars(GAP), folder, "gap", data=GAP, dpi=60)
-    return Plate(**{"saved": saved, "caption": "The gap is seen.", "alt": "Bars.", "section": "gap", **changes})
+    said = {"title": "Gap", "caption": "Read it so.", "controls": "an oracle.", "caveat": "where.", "alt": "Bars."}
+    words = Words(**{**said, **{name: text for name, text in changes.items() if name in said}})
+    return Plate(saved=saved, words=words, section=changes.get("section", "gap"))
 
 
 def example(**changes) -> Example:
@@ -160,8 +171,32 @@ def test_figures_have_caption_alternative_text_and_files_beside_them(tmp_path):
     image = next(attrs for tag, attrs in page.tags if tag == "img")
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert image["alt"] == "Bars."
-    assert "The gap is seen." in page.text
+    assert "Gap. Read it so. Beside it: an oracle. It does not show where. PDF · CSV (gap)" in page.text
     assert links == ["figures%20of%20it/gap.pdf", "figures%20of%20it/gap.csv"]
+
+
+@pytest.mark.parametrize(
+    ("section", "heading"),
+    [
+        ("transfer", "In which form"),
+        ("lens", "What the layers would say"),
+        ("causal", "There, and used?"),
+        ("patching", "What makes a difference"),
+    ],
+)
+def test_a_part_of_the_path_is_told_where_it_was_measured(tmp_path, section, heading):
+    _, source = write(tmp_path)
+    assert f"<h3>{heading}</h3>" not in source
+    _, source = write(tmp_path, figures=[plate(tmp_path, section=section, title="Drawn")])
+    parts = re.split(r"<h[23]>", source)
+    assert "Drawn" in next(part for part in parts if part.startswith(heading))
+
+
+def test_every_section_has_its_figures_once_and_in_order(tmp_path):
+    _, source = write(tmp_path, figures=[plate(tmp_path, section=name, title=f"<{name}>") for name in SECTIONS[::-1]])
+    found = [source.index(f"&lt;{name}&gt;") for name in SECTIONS]
+    assert found == sorted(found)
+    assert all(source.count(f"&lt;{name}&gt;") == 1 for name in SECTIONS)
 
 
 def test_items_are_shown_with_what_came_out(tmp_path):
@@ -188,7 +223,16 @@ def test_hostile_text_is_only_text(tmp_path):
         probes=PROBES.assign(target="card.0.rank" + HOSTILE),
         effects=EFFECTS.assign(experiment=HOSTILE),
         verdict=evil,
-        figures=[plate(tmp_path, caption=HOSTILE, alt='"><script>alert(2)</script>')],
+        figures=[
+            plate(
+                tmp_path,
+                title=HOSTILE,
+                caption=HOSTILE,
+                controls=HOSTILE,
+                caveat=HOSTILE,
+                alt='"><script>alert(2)</script>',
+            )
+        ],
         examples=[example(question=HOSTILE, intermediate=HOSTILE, answer=HOSTILE, outputs=outputs)],
         task_summary=HOSTILE,
         limits=[HOSTILE],
@@ -231,6 +275,45 @@ def test_a_new_report_replaces_the_old_one(tmp_path):
     write(tmp_path, verdict=verdict(summary="Another summary."))
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert "Another summary." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_controls_are_those_of_the_tables_that_are_there(tmp_path):
+    transfer, lens, causal = transfer_table(), lens_table(), causal_table()
+    few = [row["what"] for row in control_rows({"probes": PROBES, "effects": EFFECTS, "transfer": transfer[:0]})]
+    assert "Probe on raw pixels: accuracy" in few
+    assert "Probe on token embeddings, text runs: accuracy" in few
+    assert not [what for what in few if "Transfer" in what or "lens" in what or "Random" in what]
+    others = {"transfer": transfer, "lens": lens, "lens.tuned": lens, "decodable_causal": causal}
+    page, _ = write(tmp_path, others=others)
+    for what in ("Transfer of random labels", "Logit lens", "Tuned lens", "Random directions erased"):
+        assert what in page.text
+    found = {row["what"]: row for row in control_rows({"probes": PROBES, **others})}
+    same = transfer[transfer.train_site == transfer.site]
+    assert found["Transfer of random labels, same site: accuracy"]["found"] == "0.12"
+    wanted = f"recentred: {same.recentred_accuracy.min():.2f} to {same.recentred_accuracy.max():.2f}"
+    assert wanted in found["Transfer of random labels, same site: accuracy"]["beside"]
+
+
+def test_controls_stand_beside_the_probes_of_the_same_runs():
+    pixels = next(row for row in control_rows({"probes": PROBES}) if "pixels" in row["what"])
+    direct = PROBES[PROBES.condition == "direct"].accuracy
+    assert pixels["beside"].endswith(f"the probes: {direct.min():.2f} to {direct.max():.2f}")
+
+
+def test_the_main_family_is_that_of_the_objects():
+    assert main_family(pd.DataFrame({"target": ["sum", "card.0.rank", "card.0.suit"]})) == "card.*.rank"
+    assert main_family(pd.DataFrame({"target": ["sum", "lowest"]})) == "sum"
+
+
+def test_probes_are_tabulated_place_by_place():
+    rows = path_rows(pd.concat([PROBES, PROBES.assign(target="sum", accuracy=0.0)]).sample(frac=1, random_state=0))
+    assert [row["site"] for row in rows if row["place"] == "object patches"] == fixed_sites(list(PROBES.site))
+    assert [row["place"] for row in rows].count("object words") == 3
+    places = [row["place"].replace("words", "patches") for row in rows]
+    assert len([k for k, name in enumerate(places) if k == 0 or places[k - 1] != name]) == 3
+    own = PROBES[(PROBES.span == "last") & (PROBES.condition == "direct") & (PROBES.site == "lm.5.resid_post")]
+    last = next(row for row in rows if (row["place"], row["site"]) == ("last position", "lm.5.resid_post"))
+    assert last["accuracy"] == pytest.approx(own.accuracy.mean()) or last["condition"] == "cascaded"
 
 
 def test_fixed_sites_are_chosen_by_place():

@@ -21,6 +21,7 @@ def test_the_room_offers_exactly_its_public_names():
         "paired_bootstrap_interval",
         "probe_features",
         "probe_grid",
+        "probe_pair",
         "probe_transfer",
         "random_eraser",
         "summarise",

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
 from seamscope.experiments.tasks import get
-from seamscope.hooks import RunError, SeamscopeError, SiteError, SpanError, StoreError, Vlm, capture, load_vlm
+from seamscope.hooks import RunError, SeamscopeError, Site, SiteError, SpanError, StoreError, Vlm, capture, load_vlm
 from seamscope.probes import (
     LogitLens,
     TunedLens,
@@ -105,6 +105,17 @@ def test_every_residual_stream_of_the_decoder_is_read(organism: Vlm) -> None:
     mid = acts["lm.3.resid_pre"] + acts["lm.3.attn_out"]
     assert near(lens("lm.3.resid_mid", acts["lm.3.resid_mid"]), lens("lm.3.resid_mid", mid))
     assert not lens("lm.embed", acts["lm.embed"]).requires_grad
+
+
+def test_the_kinds_of_a_lens_are_what_it_reads(organism: Vlm, tuned: TunedLens) -> None:
+    for lens in (LogitLens(organism), tuned):
+        for name in organism.sites:
+            site = Site.parse(name)
+            if site.stack == "lm" and site.kind in lens.kinds:
+                assert lens.require(name) == site
+            else:
+                with pytest.raises(SiteError):
+                    lens.require(name)
 
 
 @pytest.mark.parametrize(

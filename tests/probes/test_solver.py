@@ -109,7 +109,7 @@ def test_a_fit_that_stops_early_says_so():
     X, y = problem(80, 10, 4, strength=2)
     fit = solve(X, np.stack([y, np.zeros_like(y)]), 10.0, max_iter=2)
     assert fit.converged.tolist() == [False, True]
-    assert fit.n_iter.tolist() == [2, 0]
+    assert fit.n_iter.tolist() == [4, 0]  # two in either precision
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6])
