@@ -25,8 +25,8 @@ of the fits that choose a strength and of those that are reported:
 
 `max_accuracy_difference` is that of the real labels, of (site, target) pairs pooled over folds, each side at the
 strength that it chose; `..._at_equal_strengths` has both at scikit-learn's. Where two strengths do about equally well,
-rounding chooses: `rows_that_made_the_difference` is by how many held-out rows of the inner folds scikit-learn prefers
-its own where ours chose another, at most; `..._careful` compares scikit-learn with itself. `min_coefficient_cosine` and
+rounding chooses: `longer_by_other_strength` is how much longer a code of the inner folds' labels scikit-learn sees,
+relative and at most, where ours chose another; `..._careful` compares it with itself. `min_coefficient_cosine` and
 `max_objective_difference` compare fits at the same strength: all final fits of the sample, and every strength on some.
 """
 
@@ -50,28 +50,26 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from _probes_store import CLASSES, DIRECT, LAST, SEED, SHAPES, Shape, write_store
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from seamscope.activations import Schema, Store, create_store, open_store
+from seamscope.activations import Store, open_store
 from seamscope.experiments.figures._style import COLOURS, blank, styled
-from seamscope.hooks import Ragged
 from seamscope.probes import bootstrap_interval, probe_grid
-from seamscope.probes._choice import INNER, STRENGTHS
+from seamscope.probes._choice import INNER
 from seamscope.probes._design import Design
-from seamscope.probes._folds import grouped_folds, groups_of, inner_folds
-from seamscope.probes._kinds import ROUGHLY
-from seamscope.probes._labels import make_labels
+from seamscope.probes._folds import inner_folds
+from seamscope.probes._kinds import ROUGHLY, TEMPERATURES
+from seamscope.probes._rows import Rows
 from seamscope.probes._solver import fit_logistic
 
 RESULTS = Path(__file__).parent / "results"
-CLASSES = {"suit": 4, "rank": 13}
-DIRECT, LAST, SEED = "direct", "last", 0
 WITHIN = 1e-4  # of the optimum, relative: as near as both sides must come
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # scikit-learn's `tol`, to choose from
 DEFAULT_TOL, REFERENCE_TOL, MOST = 1e-4, 1e-8, 100_000
@@ -82,94 +80,6 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Pair = tuple[str, str]  # site, target
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """How large a grid is."""
-
-    d: int
-    rows: int
-    sites: int
-    folds: int
-    strengths: int
-    targets: int
-
-    @property
-    def site_names(self) -> list[str]:
-        """Layers of a decoder."""
-        return [f"lm.{layer}.resid_post" for layer in range(self.sites)]
-
-    @property
-    def target_names(self) -> list[str]:
-        """Suits and ranks of cards."""
-        return [f"card.{card}.{what}" for card, what in product(range(self.targets), CLASSES)][: self.targets]
-
-    @property
-    def C(self) -> tuple[float, ...]:
-        """The strengths to choose from; five are the default ones."""
-        low, high = STRENGTHS[0], STRENGTHS[-1]
-        found = STRENGTHS if self.strengths == len(STRENGTHS) else np.geomspace(low, high, self.strengths).tolist()
-        return tuple(each / self.d for each in (found if self.strengths > 1 else [np.sqrt(low * high)]))
-
-    @property
-    def cells(self) -> int:
-        """Sites, targets and folds."""
-        return self.sites * self.targets * self.folds
-
-    @property
-    def fits(self) -> int:
-        """Of scikit-learn, in one cell."""
-        return (INNER * self.strengths if self.strengths > 1 else 0) + 3
-
-
-SHAPES = {
-    "7B": Shape(d=4096, rows=800, sites=32, folds=5, strengths=5, targets=6),
-    "organism": Shape(d=128, rows=800, sites=8, folds=5, strengths=5, targets=6),
-    "quick": Shape(d=256, rows=160, sites=4, folds=3, strengths=3, targets=2),
-}
-
-
-def write_store(path: Path, shape: Shape) -> None:
-    """Rows in pairs that share a group, with their labels, and what was planted of these at every site."""
-    rng = np.random.default_rng(SEED)
-    names = shape.target_names
-    labels = {name: rng.integers(CLASSES[name.split(".")[-1]], size=shape.rows) for name in names}
-    types = {name: rng.integers(3, size=shape.rows) for name in names}  # how it is drawn
-    rows = pd.DataFrame(
-        {
-            "id": [str(row) for row in range(shape.rows)],
-            "group": [f"g{row // 2}" for row in range(shape.rows)],
-            **{f"var:{name}": each.astype(str) for name, each in labels.items()},
-            **{f"type:{name}": [f"{k}/{t}" for k, t in zip(labels[name], types[name], strict=True)] for name in names},
-        }
-    )
-    drawn = [CLASSES[name.split(".")[-1]] * types[name] + labels[name] for name in names]
-    lengths = torch.ones(shape.rows, dtype=torch.long)
-    with create_store(path, Schema(model="made up", task="cards", conditions=(DIRECT,))) as writer:
-        acts = {
-            (site, LAST): Ragged(_activations(shape, depth, list(labels.values()), drawn), lengths)
-            for site, depth in zip(shape.site_names, np.linspace(0, 1, shape.sites), strict=True)
-        }
-        writer.append(DIRECT, rows, acts, copy=False)
-
-
-def _activations(shape: Shape, depth: float, labels: list[Any], drawn: list[Any]) -> torch.Tensor:
-    """A site's activations, (rows, d): targets that come later in the list are weaker, and appear deeper."""
-    rng = np.random.default_rng([SEED, int(1000 * depth)])
-    axes = min(1024, shape.d)
-    shared = rng.normal(size=(shape.rows // 2 + 1, axes)).repeat(2, 0)[: shape.rows]
-    latent = 0.7 * shared + 0.7 * rng.normal(size=(shape.rows, axes))
-    for k, (label, type_) in enumerate(zip(labels, drawn, strict=True)):
-        late = k / len(labels)
-        strength = 8 * (1 - late) / np.sqrt(axes) / (1 + np.exp(12 * (late - depth)))
-        latent += strength * rng.normal(size=(label.max() + 1, axes))[label]
-        latent += 0.5 * strength * rng.normal(size=(type_.max() + 1, axes))[type_]
-    spectrum = np.arange(1, axes + 1) ** -0.5
-    found = (latent * spectrum) @ rng.normal(size=(axes, shape.d)) + 0.3 * rng.normal(size=(shape.rows, shape.d))
-    heavy = rng.choice(shape.d, max(1, shape.d // 1000), replace=False)
-    found[:, heavy] = 30 * found[:, heavy] + 100 * found.std() * rng.normal(size=len(heavy))
-    return torch.from_numpy(found).bfloat16()
 
 
 def ours(
@@ -227,11 +137,9 @@ class Cell:
     def of(cls, store: Store, shape: Shape, pair: Pair, fold: int) -> Cell:
         """Read it."""
         site, target = pair
-        rows = store.rows(DIRECT)
-        groups = groups_of({DIRECT: rows})[DIRECT]
-        fold_of = grouped_folds(groups.tolist(), shape.folds, SEED)
-        test = np.array([fold_of[name] == fold for name in groups])
-        labels = make_labels(rows.assign(group=groups), target, control=True, shuffled=True, seed=SEED).problems
+        rows = Rows({DIRECT: store.rows(DIRECT)}, folds=shape.folds, seed=SEED)
+        groups, test = rows.groups[DIRECT], rows.in_fold[DIRECT] == fold
+        labels = rows.labels(DIRECT, [target], control=True, shuffled=True)[0].problems
         features = store.read(site, LAST, DIRECT).values.double().numpy()
         scaler = StandardScaler().fit(features[~test])
         return cls(
@@ -285,7 +193,7 @@ class Found:
     Attributes:
         pair, fold: which cell.
         seconds: processor time.
-        held_out: how many rows of the inner folds each strength has right.
+        held_out: bits that the labels of the inner folds' rows take under each strength.
         C: the strength that was chosen.
         correct: which test rows are right.
         equal: which test rows ours has right at the same strength.
@@ -295,25 +203,40 @@ class Found:
     pair: Pair
     fold: int
     seconds: float
-    held_out: dict[float, int]
+    held_out: dict[float, float]
     C: float
     correct: NDArray[np.bool_]
     equal: NDArray[np.bool_]
     agreement: Agreement
 
 
-def loop(cell: Cell, shape: Shape, way: Way) -> tuple[dict[float, int], float, dict[str, Linear]]:
+def loop(cell: Cell, shape: Shape, way: Way) -> tuple[dict[float, float], float, dict[str, Linear]]:
     """scikit-learn's way: the strength that does best in the inner folds, of equals the strongest penalty; its fits."""
     X = cell.design.Z.numpy() if way.turned else cell.X
     y = cell.labels["real"]
-    right = dict.fromkeys(shape.C, 0)
+    length = dict.fromkeys(shape.C, 0.0)
     for held in range(INNER if shape.strengths > 1 else 0):
         inside, outside = cell.inner != held, cell.inner == held
         rows, new = X[inside], X[outside]
         for C in shape.C:
-            right[C] += int((fit(rows, y[inside], C, way.choice).predict(new) == y[outside]).sum())
-    best = max(right, key=right.__getitem__)  # the first of equals
-    return right, best, {kind: Linear.of(fit(X, codes, best, way.final)) for kind, codes in cell.labels.items()}
+            length[C] += bits(fit(rows, y[inside], C, way.choice), new, y[outside], int(inside.sum()), int(y.max()) + 1)
+    best = min(length, key=length.__getitem__)  # the first of equals
+    return length, best, {kind: Linear.of(fit(X, codes, best, way.final)) for kind, codes in cell.labels.items()}
+
+
+def bits(model: LogisticRegression, X: Floats, y: Codes, seen: int, size: int) -> float:
+    """What labels take in a code, at the best temperature; half a row of each of the `size` classes is added."""
+    logits = model.decision_function(X)
+    known = np.isin(y, model.classes_)
+    column = np.searchsorted(model.classes_, y).clip(max=len(model.classes_) - 1)
+    return min(
+        float(
+            -np.log2(
+                (seen * known * softmax(logits * each, 1)[np.arange(len(y)), column] + 0.5) / (seen + 0.5 * size)
+            ).sum()
+        )
+        for each in TEMPERATURES
+    )
 
 
 def fit(X: Floats, y: Codes, C: float, tol: float) -> LogisticRegression:
@@ -469,19 +392,19 @@ def accuracy_difference(found: Sequence[Found], others: Sequence[Any]) -> float:
 
 
 def accuracies(table: pd.DataFrame, found: Sequence[Found]) -> dict[str, float]:
-    """How far held-out accuracies are apart; how often ours chose another strength, and by how many rows at most.
+    """How far held-out accuracies are apart; how often ours chose another strength, and what it lost by that at most.
 
-    These are the held-out rows of the inner folds by which scikit-learn prefers its own; 0 is a tie.
+    That is by how much longer scikit-learn says that the held-out labels of the inner folds become, relative.
     """
     cells = {(row["site"], row["target"], row["fold"]): row for _, row in table.iterrows()}
     mine = [cells[(*one.pair, one.fold)] for one in found]
     other = [(one, row["C"]) for one, row in zip(found, mine, strict=True) if row["C"] != one.C]
-    preferred = [one.held_out[one.C] - one.held_out[C] for one, C in other]
+    lost = [one.held_out[C] / one.held_out[one.C] - 1 for one, C in other]
     return {
         "max_accuracy_difference": accuracy_difference(found, [row["correct"] for row in mine]),
         "max_accuracy_difference_at_equal_strengths": accuracy_difference(found, [one.equal for one in found]),
         "other_strength_chosen": len(other) / len(found),
-        "rows_that_made_the_difference": max(preferred, default=0),
+        "longer_by_other_strength": max(lost, default=0.0),
     }
 
 

@@ -16,6 +16,7 @@ KEYS = ("speedup", "max_accuracy_difference", "min_coefficient_cosine", "max_obj
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
+    sys.path.insert(0, str(FILE.parent))  # as where a script is run
     spec = importlib.util.spec_from_file_location("benchmark_of_probes", FILE)
     assert spec is not None
     assert spec.loader is not None
