@@ -349,7 +349,9 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
     assert not (killed / "probes.csv").exists()
     succeed(*words, str(killed))
     succeed(*words, str(whole))
-    assert tables(killed).keys() == tables(whole).keys() == {"probes.csv", "probe_hits.csv", "transfer.csv"}
+    assert (
+        tables(killed).keys() == tables(whole).keys() == {"probes.csv", "probe_hits.csv", "transfer.csv", "curves.csv"}
+    )
     for name, table in tables(whole).items():
         pd.testing.assert_frame_equal(tables(killed)[name], table)
     for name in ("activations.h5", "untrained.h5"):
