@@ -461,7 +461,7 @@ def draw(points: pd.DataFrame) -> Figure:
         ax.set_xlabel(axis)
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("scikit-learn's time / ours")
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="center right")
     return figure
 
 

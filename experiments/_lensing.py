@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seamscope.hooks import Batch, Ragged, RunError, Site, SpanError, TaskError, Vlm, capture, choose
-from seamscope.probes import Lens, bootstrap_interval, lens_ranks, paired_bootstrap_interval
+from seamscope.probes import Lens, bootstrap_interval, lens_ranks, median_interval, paired_bootstrap_interval
 
 from ._align import SPAN_SETS, expand
 from ._conditions import hear
@@ -99,9 +99,9 @@ def _known(vlm: Vlm, items: Sequence[Item], conditions: Sequence[str], spans: It
 def summarise_lens(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """One row per condition, site, span and text of a `lens_table`; rows that are the `same` do not count.
 
-    Columns: the cell; `n` rows, and `n_same` that were left out; `rank` and `partner_rank`, medians; `logprob` and
-    `partner_logprob`, means in nats with `_low, _high`; `difference` = logprob - partner_logprob on the same items with
-    `difference_low, difference_high`. Intervals are of 95 %, by a bootstrap over groups; NaN where nothing is left.
+    Columns: the cell; `n` rows, and `n_same` that were left out; `rank` and `partner_rank`, medians, `logprob` and
+    `partner_logprob`, means in nats, and `difference` = logprob - partner_logprob on the same items, each with `_low`
+    and `_high`. Intervals are of 95 %, by a bootstrap over groups; NaN where nothing is left.
     """
     cells = table.groupby(CELL, sort=False, dropna=False)
     rows = [{**dict(zip(CELL, key, strict=True)), **_summary(cell, seed)} for key, cell in cells]
@@ -115,8 +115,8 @@ def _summary(cell: pd.DataFrame, seed: int) -> dict[str, float]:
     return {
         "n": len(kept),
         "n_same": len(cell) - len(kept),
-        "rank": float(kept["rank"].median()),
-        "partner_rank": float(kept.partner_rank.median()),
+        **_median("rank", kept["rank"], kept.group, seed),
+        **_median("partner_rank", kept.partner_rank, kept.group, seed),
         **_mean("logprob", own, kept.group, seed),
         **_mean("partner_logprob", other, kept.group, seed),
         "difference": float((own - other).mean()),
@@ -128,6 +128,11 @@ def _summary(cell: pd.DataFrame, seed: int) -> dict[str, float]:
 def _mean(name: str, values: pd.Series[Any], groups: pd.Series[Any], seed: int) -> dict[str, float]:
     low, high = bootstrap_interval(values, groups, seed=seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _median(name: str, values: pd.Series[Any], groups: pd.Series[Any], seed: int) -> dict[str, float]:
+    low, high = median_interval(values, groups, seed=seed)
+    return {name: float(values.median()), f"{name}_low": low, f"{name}_high": high}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from seamscope.probes._erase import Directions, Eraser, EraserFitter, fit_direct
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
 from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
-from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
+from seamscope.probes._stats import bootstrap_interval, median_interval, paired_bootstrap_interval
 from seamscope.probes._summary import summarise
 from seamscope.probes._transfer import probe_pair, probe_transfer, summarise_transfer
 from seamscope.probes._tuned_lens import TunedLens, load_tuned_lens
@@ -26,6 +26,7 @@ __all__ = [
     "fit_tuned_lens",
     "lens_ranks",
     "load_tuned_lens",
+    "median_interval",
     "paired_bootstrap_interval",
     "probe_features",
     "probe_grid",

@@ -34,17 +34,43 @@ def bootstrap_interval(
     Returns:
         Lower and upper end; both NaN with fewer than two groups, where nothing can be resampled.
     """
-    array = np.asarray(values, dtype=np.float64)
-    labels = np.arange(len(array)) if groups is None else np.asarray(groups)
-    if array.shape != labels.shape or array.ndim != 1:
-        raise ValueError(f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}")
-    code = np.unique(labels, return_inverse=True)[1]
+    array, code = _grouped(values, groups)
     sizes = np.bincount(code)
     if len(sizes) < 2:
         return float("nan"), float("nan")
     sums = np.bincount(code, weights=array)
-    means = np.concatenate([(c @ sums) / (c @ sizes) for c in _resamples(len(sizes), n, seed)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return _ends([(c @ sums) / (c @ sizes) for c in _resamples(len(sizes), n, seed)], level)
+
+
+def median_interval(
+    values: ArrayLike, groups: ArrayLike | None = None, *, n: int = 500, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the median when whole groups are resampled; otherwise as `bootstrap_interval`.
+
+    The median of a resample is its lower one, a value that was observed.
+    """
+    array, code = _grouped(values, groups)
+    if len(array) == 0 or code.max() < 1:
+        return float("nan"), float("nan")
+    order = np.argsort(array, kind="stable")
+    found = []
+    for counts in _resamples(int(code.max()) + 1, n, seed):
+        below = counts[:, code[order]].cumsum(1)
+        found.append(array[order][(2 * below >= below[:, -1:]).argmax(1)])
+    return _ends(found, level)
+
+
+def _grouped(values: ArrayLike, groups: ArrayLike | None) -> tuple[Floats, NDArray[np.int64]]:
+    """Values, and the number of each one's group."""
+    array = np.asarray(values, dtype=np.float64)
+    labels = np.arange(len(array)) if groups is None else np.asarray(groups)
+    if array.shape != labels.shape or array.ndim != 1:
+        raise ValueError(f"values and groups must be one list each; got shapes {array.shape} and {labels.shape}")
+    return array, np.unique(labels, return_inverse=True)[1]
+
+
+def _ends(found: list[Floats], level: float) -> tuple[float, float]:
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -16,13 +16,14 @@ KEYS = ("speedup", "max_accuracy_difference", "min_coefficient_cosine", "max_obj
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    sys.path.insert(0, str(FILE.parent))  # as where a script is run
     spec = importlib.util.spec_from_file_location("benchmark_of_probes", FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FILE.parent))  # as where a script is run
+        spec.loader.exec_module(module)
     return module
 
 

@@ -25,7 +25,7 @@ VALUES: Final = {
     "rank": "median rank\n(1: likeliest)",
 }
 _MEANS: Final = tuple(
-    f"{who}{name}" for who in ("", "partner_") for name in ("rank", "logprob", "logprob_low", "logprob_high")
+    f"{who}{value}{end}" for who in ("", "partner_") for value in VALUES for end in ("", "_low", "_high")
 )
 
 
@@ -46,8 +46,8 @@ def lens_curves(
     `lens` is the summary of a lens table. `what`: `answer`, one part of the intermediate (`intermediate.0`), or
     `intermediate`, the mean of all its parts, at `objects` each at its own object. `span` is a place as in
     `probe_curves`. `value`: `logprob`, the mean in nats with its 95 % band, or `rank`, the median (1: the likeliest)
-    on a logarithmic axis; of several parts, the mean of theirs. Dashed: the same for the text of the counterfactual
-    partner, which the run has not seen. Raises `RunError` for what is missing.
+    with its band on a logarithmic axis; of several parts, the mean of theirs. Dashed: the same for the text of the
+    counterfactual partner, which the run has not seen. Raises `RunError` for what is missing.
     """
     choose("value", value, VALUES, RunError)
     lines = _lines(lens, what, span, conditions)
@@ -101,18 +101,23 @@ def _title(ax: Axes, depth: Depth, what: str, span: str) -> None:
 
 def _curves(ax: Axes, lines: pd.DataFrame, depth: Depth, conditions: Sequence[str], value: str) -> None:
     for name in conditions:
-        table, colour = depth.along(lines[lines.condition == name]), COLOURS[name]
+        table, colour = depth.along(_counted(lines[lines.condition == name])), COLOURS[name]
         own: dict[str, Any] = {"marker": MARKERS[name], "ms": marker_size(len(depth)), "zorder": 3}
         styles = {"": (name, own), "partner_": (f"{name} partner", {**BESIDE, "zorder": 2})}
         for who, (label, style) in styles.items():
-            if value == "logprob":
-                ends = f"{who}logprob_low", f"{who}logprob_high"
-                band(ax, table, ends, colour=colour, label=label, strength=FAINT_BAND if who else 0.22)
-            ax.plot(table.x, table[who + value] + (value == "rank"), color=colour, label=label, **style)
+            ends = f"{who}{value}_low", f"{who}{value}_high"
+            band(ax, table, ends, colour=colour, label=label, strength=FAINT_BAND if who else 0.22)
+            ax.plot(table.x, table[who + value], color=colour, label=label, **style)
     if value == "rank":
         _ranks(ax)
     dress(ax, depth)
     ax.set_ylabel(VALUES[value])
+
+
+def _counted(lines: pd.DataFrame) -> pd.DataFrame:
+    """Ranks from 1 on, for a logarithmic axis; in the table the likeliest has 0."""
+    ranks = [name for name in _MEANS if "rank" in name]
+    return lines.assign(**{name: lines[name] + 1 for name in ranks})
 
 
 def _ranks(ax: Axes) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ._depth import Depth, dress
-from ._lines import MARKERS, band, chance_line, share_axis, thin
+from ._lines import FAINT_BAND, MARKERS, band, chance_line, share_axis, thin
 from ._style import COLOURS, DASHES, NAMES, WIDTH, axes_for, blank, legend_above, marker_size, styled
 from ._tables import keep, number_in, probe_lines, span_family
 
@@ -114,6 +114,16 @@ def _level(ax: Axes, table: pd.DataFrame, condition: str) -> None:
     ends = [table.x.min() - 0.5, table.x.max() + 0.5]
     style: dict[str, Any] = {"color": COLOURS["pixels"], "linestyle": DASHES["pixels"], "lw": 0.6}
     ax.hlines(table.pixels_accuracy.mean(), *ends, label=f"{condition} pixels", zorder=1.4, **style)
+    if {"pixels_low", "pixels_high"} <= set(table.columns):
+        across = table[["pixels_low", "pixels_high"]].mean().to_frame().T
+        band(
+            ax,
+            pd.concat([across.assign(x=x) for x in ends]),
+            ("pixels_low", "pixels_high"),
+            colour=COLOURS["pixels"],
+            label=f"{condition} pixels",
+            strength=FAINT_BAND,
+        )
 
 
 def _words(ax: Axes, span: str) -> None:

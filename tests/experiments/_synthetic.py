@@ -153,6 +153,10 @@ def causal_table(vision: int = 3, lm: int = 6, conditions: tuple[str, ...] = ("d
     return pd.DataFrame(rows)
 
 
+def _ranks(name: str, middle: float) -> dict[str, float]:
+    return {name: middle, f"{name}_low": max(middle - 2, 0), f"{name}_high": middle + 3}
+
+
 def lens_table(lm: int = 6, objects: int = 3) -> pd.DataFrame:
     rng, rows = np.random.default_rng(4), []
     for condition, stem in (("direct", "image.object"), ("cascaded", "intermediate")):
@@ -166,7 +170,8 @@ def lens_table(lm: int = 6, objects: int = 3) -> pd.DataFrame:
                         {
                             **{"condition": condition, "site": f"lm.{layer}.resid_post", "layer": layer},
                             **{"span": span, "what": what, "n": N, "n_same": 0},
-                            **{"rank": round(60 * (1 - late) ** 3), "partner_rank": 60.0},
+                            **_ranks("rank", round(60 * (1 - late) ** 3)),
+                            **_ranks("partner_rank", 60.0),
                             **_around("logprob", own, 0.3),
                             **_around("partner_logprob", other, 0.4),
                         }

@@ -247,7 +247,7 @@ class TestProbeCurves:
     def test_raw_pixels_are_a_level_in_runs_with_a_picture(self):
         ax = figures.probe_curves(PROBES, target="card.*.rank")
         levels = [c for c in ax.collections if "pixels" in str(c.get_label())]
-        assert [c.get_label() for c in levels] == ["direct pixels"]
+        assert [c.get_label() for c in levels] == ["direct pixels", "direct pixels 95 %"]
         assert levels[0].get_segments()[0][:, 1] == pytest.approx([0.82, 0.82])  # of 0.80, 0.82 and 0.84
         older = figures.probe_curves(PROBES.drop(columns=["pixels_accuracy", "pixels_low", "pixels_high"]))
         assert not [c for c in older.collections if "pixels" in str(c.get_label())]

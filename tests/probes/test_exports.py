@@ -18,6 +18,7 @@ def test_the_room_offers_exactly_its_public_names():
         "fit_tuned_lens",
         "lens_ranks",
         "load_tuned_lens",
+        "median_interval",
         "paired_bootstrap_interval",
         "probe_features",
         "probe_grid",

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from seamscope.probes import _stats as stats
-from seamscope.probes import bootstrap_interval, paired_bootstrap_interval
+from seamscope.probes import bootstrap_interval, median_interval, paired_bootstrap_interval
 
 
 def test_equals_scipy_where_every_item_is_its_own_group():
@@ -86,3 +86,25 @@ def test_what_cannot_be_resampled():
     assert bootstrap_interval([1.0, 1.0]) == (1.0, 1.0)
     with pytest.raises(ValueError, match=r"got shapes \(2,\) and \(1,\)"):
         bootstrap_interval([1.0, 2.0], ["a"])
+
+
+class TestMedians:
+    def test_equals_scipy_where_every_item_is_its_own_group(self):
+        values = np.random.default_rng(0).gamma(2.0, size=61)
+        ours = median_interval(values, n=20_000, level=0.9)
+        theirs = scipy.stats.bootstrap(
+            (values,), np.median, n_resamples=20_000, confidence_level=0.9, method="percentile", rng=1
+        ).confidence_interval
+        np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+    def test_items_that_are_alike_in_a_group_count_once(self):
+        values = np.random.default_rng(1).normal(size=101)
+        alone = median_interval(values, n=2000)
+        doubled = median_interval(np.repeat(values, 4), np.repeat(np.arange(101), 4), n=2000)
+        assert doubled == pytest.approx(alone)
+        low, high = median_interval(np.repeat(values, 4), n=2000)
+        assert high - low < 0.7 * (alone[1] - alone[0])
+
+    def test_nothing_to_resample(self):
+        assert np.isnan(median_interval([])).all()
+        assert np.isnan(median_interval([1.0, 2.0], ["a", "a"])).all()

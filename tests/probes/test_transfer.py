@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seamscope.hooks import Ragged, StoreError
-from seamscope.probes import probe_transfer, summarise_transfer
+from seamscope.probes import probe_grid, probe_pair, probe_transfer, summarise_transfer
 
 SITES = ("lm.0.resid_post", "lm.1.resid_post", "lm.2.resid_post", "lm.3.resid_post")
 N, D = 240, 24
@@ -109,3 +109,47 @@ def test_what_has_nothing_in_common_is_refused(make_store):
         probe_transfer(store, "card.0.rank", train=("oracle", "intermediate.{k}"), test=PLACES["test"])
     with pytest.raises(StoreError, match=r"has none of these sites|has no site both"):
         probe_transfer(store, "card.0.rank", train=("cascaded", "image.object.{k}"), test=PLACES["test"])
+
+
+class TestPairs:
+    """A pair's probes are fitted once, and tell what the two functions tell."""
+
+    @pytest.fixture
+    def tables(self, make_store):
+        store = store_of(make_store)
+        home, away = probe_pair(store, "card.0.rank", places=(PLACES["train"], PLACES["test"]), across=True)
+        return store, home, away
+
+    def test_home_is_the_grid(self, tables):
+        store, home, _ = tables
+        grid = probe_grid(store, "card.0.rank")
+        keys = ["condition", "site", "fold"]
+        one, other = (table.sort_values(keys, ignore_index=True) for table in (home, grid))
+        assert set(one.span) == {"intermediate.0", "image.object.0"}
+        pd.testing.assert_frame_equal(one, other)
+
+    def test_away_is_the_transfer_both_ways(self, tables):
+        store, _, away = tables
+        there = probe_transfer(store, "card.0.rank", across=True, **PLACES)
+        back = probe_transfer(store, "card.0.rank", across=True, train=PLACES["test"], test=PLACES["train"])
+        keys = ["train_condition", "train_site", "site", "fold"]
+        one, other = (table.sort_values(keys, ignore_index=True) for table in (away, pd.concat([there, back])))
+        numbers = ["accuracy", "recentred_accuracy", "control_accuracy", "C"]
+        pd.testing.assert_frame_equal(one[[*keys, *numbers]], other[[*keys, *numbers]], atol=0.03, rtol=0)
+        assert len(one) == 2 * len(SITES) ** 2 * 5
+
+    def test_places_without_a_common_site_are_scored_at_home(self, make_store):
+        rows, acts = pair_rows()
+        other = {(SITES[1], "intermediate.0"): next(iter(acts.values()))}
+        store = make_store({"direct": (rows, acts), "cascaded": (rows, other)})
+        home, away = probe_pair(store, "card.0.rank", places=(PLACES["test"], PLACES["train"]))
+        assert set(home.site) == {SITES[0], SITES[1]}
+        assert away.empty
+
+
+def pair_rows():
+    rng = np.random.default_rng(0)
+    names = {"id": [str(i) for i in range(40)], "group": [f"g{i // 2}" for i in range(40)]}
+    labels = {"var:card.0.rank": rng.integers(2, size=40), "type:card.0.rank": rng.integers(6, size=40)}
+    acts = Ragged(torch.tensor(rng.normal(size=(40, 4)), dtype=torch.float32), torch.ones(40, dtype=torch.long))
+    return pd.DataFrame({**names, **labels}), {(SITES[0], "image.object.0"): acts}
