@@ -44,7 +44,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def fit(self, X: ArrayLike, y: ArrayLike) -> LinearProbe:
         """Fit to features (n, d) and labels (n,); raises `ValueError` with fewer than two classes."""
         features, labels = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(labels)
+        if np.issubdtype(labels.dtype, np.floating):  # of other labels it only says that many come once
+            check_classification_targets(labels)
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"a probe needs at least two classes; got one class: {self.classes_[0]!r}")
