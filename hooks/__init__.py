@@ -1,4 +1,4 @@
-"""Reach inside a vision-language model: load it, name its sites and spans, capture, patch, cut attention."""
+"""Reach inside a vision-language model: load it, name its sites and spans, capture, patch, replay, cut attention."""
 
 from seamscope.hooks._batch import Batch, Padding
 from seamscope.hooks._capture import Activations, capture
@@ -18,6 +18,7 @@ from seamscope.hooks._load import checkpoint_folder, load_vlm
 from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
+from seamscope.hooks._replay import Edit, Replay, replay
 from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites
 from seamscope.hooks._vlm import Vlm
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "Box",
     "Check",
+    "Edit",
     "Family",
     "ModelError",
     "Padding",
@@ -36,6 +38,7 @@ __all__ = [
     "Prompt",
     "Promptable",
     "Ragged",
+    "Replay",
     "RunError",
     "Score",
     "SeamscopeError",
@@ -53,5 +56,6 @@ __all__ = [
     "knockout",
     "load_vlm",
     "patch",
+    "replay",
     "run_checks",
 ]

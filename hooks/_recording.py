@@ -1,0 +1,186 @@
+"""One prompt's run, recorded so that patched runs can go on from any of its layers.
+
+In a causal decoder, a patch at a layer and a position changes later layers at that position and after it, and nothing
+else. So a run is recorded once: the stream before every layer, keys and values, and what else each layer was given. It
+goes on from a layer, for the tokens from the first changed one on, with the recorded keys and values before them. The
+layers' own modules do the work, with their own rotary embeddings, masks and windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from seamscope.hooks._errors import RunError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from seamscope.hooks._batch import Batch
+    from seamscope.hooks._vlm import Vlm
+
+OUTSIDE: Final = ("cross_attention_states",)  # what a layer is given that is not of the prompt's positions
+LAST: Final = ("position_ids", "cache_position")  # what has positions in its last dimension; else in the one before
+
+
+class Cache:
+    """Stands in for the cache that attention modules expect.
+
+    While `start` is None it notes keys and values, (1, heads, pos, head_dim) for each layer; then it puts the recorded
+    ones of the tokens before `start` in front of new ones. Layers that attend to the image from `outside` have theirs
+    whole.
+    """
+
+    def __init__(self, outside: Collection[int]) -> None:
+        self.start: int | None = None
+        self._outside = outside
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Give the keys and values that a layer attends to."""
+        if self.start is None:
+            self._held[layer] = keys, values
+            return keys, values
+        old_keys, old_values = (each.expand(len(keys), -1, -1, -1) for each in self._held[layer])
+        if layer in self._outside:
+            return old_keys, old_values
+        before = slice(0, self.start)
+        return torch.cat([old_keys[:, :, before], keys], 2), torch.cat([old_values[:, :, before], values], 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What a layer was given beside the stream."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Recording:
+    """The run of a batch of one prompt.
+
+    Attributes:
+        streams: what goes into each layer, (1, pos, d_model) each.
+        posts: what each layer gives; that of the last goes into the norm.
+    """
+
+    def __init__(self, vlm: Vlm, batch: Batch) -> None:
+        if len(batch) != 1:
+            raise RunError(f"a run is recorded of one prompt at a time, not of {len(batch)}")
+        self.vlm, self.batch = vlm, batch
+        self.streams: list[Tensor] = []
+        self.posts: list[Tensor] = []
+        self._given: list[_Given] = []
+        self._cache = Cache([k for k, layer in enumerate(vlm.anatomy.layers) if layer.crossed])
+        with self._caching(), ExitStack() as stack:
+            for layer in vlm.anatomy.layers:
+                stack.callback(layer.block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+                stack.callback(layer.block.register_forward_hook(self._after).remove)
+            vlm.run(batch, logits_to_keep=1)
+        self._cache.start = 0
+
+    def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream, *rest = args or (kwargs["hidden_states"],)
+        self.streams.append(stream)
+        self._given.append(
+            _Given(tuple(rest), {name: each for name, each in kwargs.items() if name != "hidden_states"})
+        )
+
+    def _after(self, _: Any, __: Any, output: Any) -> None:
+        self.posts.append(_stream(output))
+
+    @cached_property
+    def firsts(self) -> list[int]:
+        """For a patch at each position, the first token that any later layer may change, (pos,).
+
+        That is the position itself, but in a block of tokens that see one another: no token before the first one sees
+        any token from it on.
+        """
+        sees = torch.eye(self.batch.width, dtype=torch.bool)
+        for given, layer in zip(self._given, self.vlm.anatomy.layers, strict=True):
+            mask = given.kwargs.get("attention_mask")
+            if mask is not None and not layer.crossed:
+                sees |= (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)[0, 0].cpu()
+        earliest = sees.int().argmax(0).tolist()  # the first token that sees each one
+        found, lowest = [0] * len(earliest), len(earliest)
+        uncut: list[int] = []  # positions that wait for the next cut
+        for position in reversed(range(len(earliest))):
+            lowest = min(lowest, earliest[position])
+            uncut.append(position)
+            if lowest >= position:
+                for each in uncut:
+                    found[each] = position
+                uncut = []
+        return found
+
+    def go_on(
+        self, layer: int, start: int, stream: Float[Tensor, "cells tokens d_model"]
+    ) -> Float[Tensor, "cells tokens d_model"]:
+        """What the last layer gives for the tokens from `start` on, from what goes into `layer` there."""
+        self._cache.start = start
+        with torch.inference_mode(), self._caching():
+            for number in range(layer, self.vlm.n_layers):
+                given = self._cut(number, start)
+                stream = _stream(self.vlm.anatomy.layers[number].block(stream, *given.args, **given.kwargs))
+                stream = self.between(number, start, stream)
+        return stream
+
+    def between(self, number: int, start: int, stream: Tensor) -> Tensor:
+        """What goes into the next layer: what a layer gives, and what the model adds there, as DeepStack does."""
+        added = self.added[number]
+        return stream if added is None else stream + added[:, start:]
+
+    @cached_property
+    def added(self) -> list[Tensor | None]:
+        """What the model adds to the stream after each layer, (1, pos, d_model), or None."""
+        pairs = zip(self.posts[:-1], self.streams[1:], strict=True)
+        return [*(None if torch.equal(gave, next_) else next_ - gave for gave, next_ in pairs), None]
+
+    def _cut(self, number: int, start: int) -> _Given:
+        given, crossed = self._given[number], self.vlm.anatomy.layers[number].crossed
+        kwargs = {name: self._part(name, each, start) for name, each in given.kwargs.items()}
+        if not crossed and start and kwargs.get("attention_mask", self) is None:
+            kwargs["attention_mask"] = self._causal(start)
+        return _Given(given.args, kwargs)
+
+    def _part(self, name: str, value: Any, start: int) -> Any:
+        """Of what a layer was given, what belongs to the tokens from `start` on."""
+        if isinstance(value, tuple | list):
+            return type(value)(self._part(name, each, start) for each in value)
+        if not isinstance(value, Tensor) or name in OUTSIDE:
+            return value
+        if name in LAST:
+            return value[..., start:]
+        return value[..., start:, :] if value.ndim > 1 and value.shape[-2] == self.batch.width else value
+
+    def _causal(self, start: int) -> Tensor:
+        """Every token sees itself and those before it; for the tokens from `start` on."""
+        positions = torch.arange(self.batch.width, device=self.streams[0].device)
+        seen = (positions <= positions[start:, None])[None, None]
+        if self.vlm.attn_implementation != "eager":
+            return seen
+        return torch.zeros_like(seen, dtype=self.vlm.dtype).masked_fill(~seen, torch.finfo(self.vlm.dtype).min)
+
+    @contextmanager
+    def _caching(self) -> Iterator[None]:
+        """Give the decoder's attention modules the cache."""
+
+        def give(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**kwargs, "past_key_values": self._cache}
+
+        with ExitStack() as stack:
+            for layer in self.vlm.anatomy.layers:
+                stack.callback(layer.attn.register_forward_pre_hook(give, with_kwargs=True).remove)
+            yield
+
+
+def _stream(output: Any) -> Tensor:
+    """A layer's output, which may be a tuple."""
+    stream: Tensor = output[0] if isinstance(output, tuple) else output
+    return stream
