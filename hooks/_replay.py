@@ -168,7 +168,7 @@ class Replay:
         inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         heads = config.num_attention_heads * self.batch.width
         numbers = 8 * config.hidden_size + 3 * inner + heads
-        return numbers * torch.finfo(self.vlm.dtype).bits // 8
+        return int(numbers) * torch.finfo(self.vlm.dtype).bits // 8
 
 
 def replay(vlm: Vlm, batch: Batch) -> Replay:
