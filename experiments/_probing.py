@@ -129,13 +129,14 @@ def summarise_probes(
 ) -> pd.DataFrame:
     """One row per cell and target, with intervals and controls, and what needs no trained model beside it.
 
-    `untrained_accuracy` with its interval, and `untrained_control_accuracy`: the same probe on a copy of the model with
-    random weights; `pixels_accuracy` with its interval: on the pixels of the variable's object, in runs with a picture;
-    `embedded_accuracy`: at the same place before the first layer of the decoder, in text runs the token embeddings.
+    `untrained_accuracy` and `untrained_control_accuracy`, with their intervals: the same probe on a copy of the model
+    with random weights, in runs with a picture; `pixels_accuracy`, with its interval: on the pixels of the variable's
+    object, in runs with a picture; `embedded_accuracy`: at the same place before the first layer of the decoder, in
+    text runs the token embeddings.
     """
     table = summarise(trained, seed=seed)
     early = table[table.site == "lm.embed"]
-    table = _beside(table, summarise(untrained, seed=seed), "untrained", [*ENDS, "control_accuracy"])
+    table = _beside(table, summarise(untrained, seed=seed), "untrained", [*ENDS, *(f"control_{name}" for name in ENDS)])
     table = _beside(table, summarise(pixels, seed=seed), "pixels", ENDS, on=["target"])
     table.loc[table.condition.isin(TEXT), [f"pixels_{name}" for name in ENDS]] = np.nan
     return _beside(table, early, "embedded", ["accuracy"], on=["condition", "span", "target"])

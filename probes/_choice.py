@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -17,12 +20,18 @@ STRENGTHS: Final = (0.1, 0.8, 6.4, 51.2, 409.6)  # scikit-learn's C times the nu
 INNER: Final = 3  # folds
 
 
-def strengths_of(C: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    """Strengths as they were asked for, ascending; `StoreError` for what is none. None stays so."""
-    found = None if C is None else tuple(sorted(C)) if isinstance(C, Sequence) else (C,)
-    if found is not None and not (found and all(0 < each < float("inf") for each in found)):
-        raise StoreError(f"C is {C!r}; expected positive numbers, the inverse strengths of the penalty")
-    return found
+def strengths_of(C: ArrayLike | None) -> tuple[float, ...] | None:
+    """Strengths as they were asked for, one or several, ascending; `StoreError` for what is none. None stays so."""
+    if C is None:
+        return None
+    try:
+        asked = np.asarray(C)
+    except ValueError:  # rows of different lengths
+        asked = np.zeros(0)
+    if asked.dtype.kind not in "iuf" or asked.ndim > 1 or not asked.size or not ((asked > 0) & (asked < np.inf)).all():
+        told = shorten(repr(C), 80)
+        raise StoreError(f"C is {told}; expected positive numbers, the inverse strengths of the penalty")
+    return tuple(np.sort(asked.astype(np.float64), axis=None).tolist())
 
 
 def strengths_for(width: int, asked: Sequence[float] | None) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log2
 from typing import Any, Final
 
@@ -39,12 +40,14 @@ class Code:
 
     Attributes:
         bits: of each row, in the order of the rows that were given, (n,).
+        prior: the same for one who sees no activations, and counts the classes as the labels come, (n,).
         sizes: how many rows each probe was fitted on, (probes,).
         correct: whether each of them is right on the rows of the last block, (probes, rows).
         scored: which rows those are, (rows,).
     """
 
     bits: Floats
+    prior: Floats
     sizes: tuple[int, ...]
     correct: NDArray[np.bool_]
     scored: Codes
@@ -67,7 +70,7 @@ def online_code(X: Tensor, Y: Tensor, groups: Names, order: Codes, strengths: Se
     if not ends:
         alone = classes.double().log2()[:, None].repeat(1, len(order)).numpy()
         nothing = np.zeros(0, np.int64)
-        return [Code(bits=each, sizes=(), correct=nothing[None] > 0, scored=nothing) for each in alone]
+        return [Code(bits=each, prior=each, sizes=(), correct=nothing[None] > 0, scored=nothing) for each in alone]
     rows = Scale.of(X[places].double()).apply(X[places].double())
     designs = [Design.of(rows[:end], scale=False) for end in ends]
     weights = _fit(designs, labels, classes, strengths)
@@ -86,6 +89,7 @@ def online_code(X: Tensor, Y: Tensor, groups: Names, order: Codes, strengths: Se
     return [
         Code(
             bits=(sent[s, p] + told).numpy()[back],
+            prior=_prior(labels[p], int(classes[p]), [*ends, n]).numpy()[back],
             sizes=tuple(ends),
             correct=right[:, s, p].numpy(),
             scored=order[ends[-1] :],
@@ -111,6 +115,15 @@ def _fit(designs: Sequence[Design], labels: Tensor, classes: Tensor, strengths: 
         **ROUGHLY,
     )
     return fit.weights.view(*shape, *fit.weights.shape[1:])
+
+
+def _prior(labels: Tensor, size: int, ends: Sequence[int]) -> Tensor:
+    """What labels, in order, take if every class has the share that it had in the blocks before, (n,)."""
+    found = torch.full((len(labels),), log2(size), dtype=torch.float64)
+    for end, stop in pairwise(ends):
+        shares = labels[:end].bincount(minlength=size).double().log()[:, None].expand(size, stop - end)
+        found[end:stop] = bits(shares[None], labels[None, end:stop], end)[0]
+    return found
 
 
 def _ends(groups: Names) -> list[int]:

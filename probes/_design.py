@@ -8,13 +8,21 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from seamscope.hooks import StoreError
+
 _CONSTANT: Final = 1e-12  # spread, relative to the mean, below which a feature carries nothing but rounding
+_ROUNDED: Final = 1e-6  # spread, relative to its size, that a constant feature is given to hide its rounding
+_FAINT: Final = 1e-300  # spread below which weights on the feature as given would overflow
 _NOTHING: Final = 1e-12  # variance along an axis, relative to the largest, that is nothing but rounding
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and spread of each feature, both (d,); a feature that does not vary keeps spread 1."""
+    """Mean and spread of each feature, both (d,); one that does not vary has 1, or a millionth of its size if more.
+
+    Features may be of any size that is a number: in between, each is divided by a power of two about as large as it is,
+    which rounds nothing.
+    """
 
     mean: Tensor
     spread: Tensor
@@ -22,9 +30,11 @@ class Scale:
     @classmethod
     def of(cls, X: Tensor) -> Scale:
         """Measure on training rows, (n, d), as scikit-learn's `StandardScaler` does."""
+        unit = power_of_two(X.abs().amax(0))
+        X = X / unit
         mean, spread = X.mean(0), X.std(0, correction=0)
-        constant = spread <= _CONSTANT * mean.abs()
-        return cls(mean, spread.masked_fill(constant, 1.0))
+        constant = (spread <= _CONSTANT * mean.abs()) | (spread * unit < _FAINT)
+        return cls(mean * unit, torch.where(constant, (_ROUNDED * unit).clamp(min=1), spread * unit))
 
     @classmethod
     def none(cls, X: Tensor) -> Scale:
@@ -33,7 +43,8 @@ class Scale:
 
     def apply(self, X: Tensor) -> Tensor:
         """Standardised rows, (n, d)."""
-        return (X - self.mean) / self.spread
+        unit = power_of_two(torch.maximum(self.mean.abs(), self.spread))
+        return (X / unit - self.mean / unit) / (self.spread / unit)
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,13 @@ class Design:
 
     @classmethod
     def of(cls, X: Tensor, *, scale: bool = True) -> Design:
-        """Standardise training rows, (n, d), and turn them; computed in float64 on their own device."""
+        """Standardise training rows, (n, d), and turn them; computed in float64 on their own device.
+
+        Raises:
+            StoreError: for rows without features.
+        """
+        if not X.shape[1]:
+            raise StoreError(f"there are no features to fit on: the {len(X)} rows are of width 0")
         X = X.double()
         how = Scale.of(X) if scale else Scale.none(X)
         rows = how.apply(X)
@@ -95,3 +112,8 @@ class Design:
     def distances(self, X: Tensor) -> Tensor:
         """Euclidean distance of other rows from each training row, both standardised, (m, n)."""
         return torch.cdist(self.scale.apply(X.to(self.rows)), self.rows)
+
+
+def power_of_two(sizes: Tensor) -> Tensor:
+    """The power of two at or below each of some numbers, to divide by without rounding; 1 for 0."""
+    return torch.where(sizes > 0, sizes / (2 * torch.frexp(sizes).mantissa), 1)

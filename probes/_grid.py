@@ -20,10 +20,20 @@ from seamscope.probes._rows import Rows
 from seamscope.probes._side_by_side import in_threads
 from seamscope.probes._store_prober import StoreProber
 
-PER_ITEM = ("rows", "groups", "correct", "control_correct", "shuffled_correct", "blind", "bits", "control_bits")
+PER_ITEM = (
+    "rows",
+    "groups",
+    "correct",
+    "control_correct",
+    "shuffled_correct",
+    "blind",
+    "bits",
+    "control_bits",
+    "prior_bits",
+)
 _COLUMNS = (
     *("site", "layer", "stack", "span", "condition", "target", "fold"),
-    *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C"),
+    *("accuracy", "control_accuracy", "shuffled_accuracy", "chance", "uniform", "C", "weakest"),
     *("n_train", "n_test", "n_classes", "n_dropped", "starved", "copies", "converged"),
     *("curve_rows", "curve", "curve_low", "curve_high", "gain", "gain_low", "gain_high"),
     *PER_ITEM,
@@ -80,14 +90,16 @@ def probe_grid(
 
     Returns:
         One row per site, span, condition, target and fold: `accuracy`, `control_accuracy` and
-        `shuffled_accuracy` on the test rows; `chance`, the share of the commonest class in training, and `uniform`,
-        one of the number of classes; `C`, the strength that was chosen; `n_train, n_test, n_classes`; `n_dropped`,
+        `shuffled_accuracy` on the test rows; `chance`, the share of the commonest class of all rows, and
+        `uniform`, one of the number of classes; `C`, the strength that was chosen, and whether it is the `weakest`
+        penalty of those offered; `n_train, n_test, n_classes`; `n_dropped`,
         labelled rows of the condition without tokens; `starved`, fewer than five training rows per class; `copies`,
         the share of test rows with a near copy in training; `converged`, of all fits in the row. The same in all
         folds: `curve`, accuracy on the later half of the rows after fitting `curve_rows` of the earlier, and the `gain`
         of their last doubling, both with intervals. The columns `PER_ITEM` hold one array each: test rows as positions
         in `store.rows(condition)`, their groups, scores of real, control and shuffled labels, whether the commonest
-        class is right, and the bits that real and control labels take. `summarise` pools the folds.
+        class is right, and the bits that real and control labels take, and
+        the real ones for one who only counts the classes. `summarise` pools the folds.
 
     Raises:
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks import StoreError, choose
-from seamscope.probes._design import Design
+from seamscope.probes._design import Design, power_of_two
 from seamscope.probes._ridge import fit_ridge
 from seamscope.probes._solver import fit_logistic
 
@@ -118,7 +118,8 @@ class RidgeClassifier(Kind):
 class RidgeRegression(Kind):
     """Ridge regression of a number. A row's score is 1 - (error / spread)^2, so that the mean over rows is R^2.
 
-    The spread is that of the training rows' labels around their mean.
+    The spread is that of the training rows' labels around their mean. Outputs are in units of a power of two about as
+    large as those labels, which rounds nothing and lets numbers be of any size.
     """
 
     name = "regression"
@@ -136,7 +137,8 @@ class RidgeRegression(Kind):
         rough: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
-        return fit_ridge(designs, owner, Y[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)
+        labels = Y / _unit(Y.where(trained, 0))
+        return fit_ridge(designs, owner, labels[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)
 
     def size(self, labels: Tensor) -> int:
         """One."""
@@ -144,8 +146,9 @@ class RidgeRegression(Kind):
 
     def scores(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
         """1 - (error / spread)^2."""
-        spread = fitted.double().std(1, correction=0).clamp(min=torch.finfo(torch.float64).tiny)
-        return 1 - ((outputs[:, 0] - Y) / spread[:, None]).square()
+        unit = _unit(fitted)
+        spread = (fitted / unit).double().std(1, correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+        return 1 - ((outputs[:, 0] - Y / unit) / spread[:, None]).square()
 
 
 KINDS: Final = {kind.name: kind for kind in (Logistic(), RidgeClassifier(), RidgeRegression())}
@@ -172,3 +175,8 @@ def bits(logits: Tensor, Y: Tensor, seen: int) -> Tensor:
 def outputs(weights: Tensor, Z: Tensor) -> Tensor:
     """What a probe gives for turned rows: (..., outputs, r + 1) and (m, r) -> (..., outputs, m); r may be padded."""
     return weights[..., : Z.shape[1]] @ Z.T + weights[..., -1:]
+
+
+def _unit(labels: Tensor) -> Tensor:
+    """A power of two about as large as the largest of each problem's numbers, (problems, n) -> (problems, 1)."""
+    return power_of_two(labels.double().abs().amax(1, keepdim=True))

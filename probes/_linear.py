@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self.max_iter = max_iter
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> LinearProbe:
-        """Fit to features (n, d) and labels (n,); raises `ValueError` with fewer than two classes."""
+        """Fit to features (n, d) and labels (n,).
+
+        Raises:
+            ValueError: with fewer than two classes, or for a parameter that is no positive number.
+        """
+        self._check_parameters()
         features, labels = validate_data(self, X, y, dtype=np.float64)
         if np.issubdtype(labels.dtype, np.floating):  # of other labels it only says that many come once
             check_classification_targets(labels)
@@ -58,6 +64,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         if not self.converged_:
             warnings.warn(f"the probe did not converge in {self.max_iter} iterations", ConvergenceWarning, 2)
         return self
+
+    def _check_parameters(self) -> None:
+        for name, kind, wanted in (("C", Real, "number"), ("rtol", Real, "number"), ("max_iter", Integral, "integer")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < float(value) < float("inf"):
+                raise ValueError(f"{name} is {value!r}; expected a positive {wanted}")
 
     def _unscale(self, coef: torch.Tensor, intercept: torch.Tensor, scale: Scale) -> None:
         """Move the standardisation into the weights, and two opposite rows into one."""

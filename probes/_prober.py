@@ -23,8 +23,8 @@ from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interva
 
 STARVED: Final = 5  # training rows per class below which a probe is flagged
 COPY: Final = 0.1  # distance of a test row from a training row, as a share of the median, below which it is a copy
-CODED: Final = ("real", "control")
-SENT: Final = ("bits", "control_bits")
+CODED: Final = {"bits": "real", "control_bits": "control"}  # what is sent of which labels
+SENT: Final = (*CODED, "prior_bits")
 NO_CODE: Final = {
     **dict.fromkeys(("curve_rows", "curve", "curve_low", "curve_high"), ()),
     **dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan),
@@ -196,6 +196,7 @@ class Prober:
                 **means(scores),
                 **counts(labels.problems["real"], fitted.rows, test, classes=self.kind.classifies),
                 "C": fitted.C[k],
+                "weakest": self._is_weakest(fitted.C[k], cell.width),
                 "copies": copies,
                 "converged": fitted.converged[k],
             }
@@ -204,11 +205,16 @@ class Prober:
             )
         ]
 
+    def _is_weakest(self, C: float, width: int) -> float:
+        """1 where the penalty is the weakest of several to choose from, so that a weaker one might do better."""
+        offered = strengths_for(width, self.strengths)
+        return float(offered[-1] == C) if len(offered) > 1 else 0.0
+
     def _codes(self, cell: Cell, targets: list[Labels], used: Codes, groups: Names) -> list[Record]:
         """The online codes of each target's real and control labels, and its learning curve."""
         if not (self.code and self.kind.coded and len(used)):
             return [dict(NO_CODE) for _ in targets]
-        names = [(k, str(name)) for k, each in enumerate(targets) for name in CODED if name in each.problems]
+        names = [(k, name) for k, each in enumerate(targets) for name in CODED.values() if name in each.problems]
         Y = _padded([targets[k].problems[name][used] for k, name in names], cell.features)
         own = groups[used]
         codes = online_code(
@@ -220,8 +226,9 @@ class Prober:
                 **_curve(found[k, "real"], own),
                 **{
                     sent: _among(found[k, name].bits if (k, name) in found else np.nan, used, len(groups))
-                    for sent, name in zip(SENT, CODED, strict=True)
+                    for sent, name in CODED.items()
                 },
+                "prior_bits": _among(found[k, "real"].prior, used, len(groups)),
             }
             for k in range(len(targets))
         ]
@@ -242,19 +249,24 @@ def means(scores: dict[str, Scores | None]) -> Record:
 
 
 def counts(real: NDArray[Any], train: Codes, test: Codes, *, classes: bool) -> Record:
-    """Sizes of a fold, and what a blind guess of the commonest class in training reaches."""
+    """Sizes of a fold, and what the best blind guess reaches: the commonest class of all rows, always.
+
+    The commonest class in training would be too little: where classes are balanced, it is rarer among the rows that are
+    held out, and pure noise would seem to beat it.
+    """
     sizes = {"n_train": len(train), "n_test": len(test)}
     if not classes:
         return {**sizes, "chance": 0.0, "uniform": 0.0, "n_classes": 0, "starved": False, "blind": np.zeros(len(test))}
-    n_classes = len(np.unique(real[np.concatenate([train, test])]))
-    commonest = np.bincount(real[train]).argmax()
+    own = real[np.union1d(train, test)]
+    n_classes = len(np.unique(own))
+    blind = (real[test] == np.bincount(own).argmax()).astype(float)
     return {
         **sizes,
-        "chance": float((real[train] == commonest).mean()),
+        "chance": float(blind.mean()),
         "uniform": 1 / max(n_classes, 1),
         "n_classes": n_classes,
         "starved": len(train) < STARVED * max(n_classes, 2),
-        "blind": (real[test] == commonest).astype(float),
+        "blind": blind,
     }
 
 
@@ -265,7 +277,7 @@ def unfitted(labels: Labels, n_train: int, test: Codes) -> Record:
     return {
         **{f"{prefix}accuracy": np.nan for prefix in missed},
         **{f"{prefix}correct": each for prefix, each in missed.items()},
-        **dict.fromkeys(("chance", "uniform", "C", "copies"), np.nan),
+        **dict.fromkeys(("chance", "uniform", "C", "weakest", "copies"), np.nan),
         **{"n_train": n_train, "n_test": len(test), "n_classes": n_classes, "blind": np.zeros(len(test))},
         **{"starved": True, "converged": False},
     }

@@ -85,7 +85,8 @@ def fit_logistic(
             many are fitted together.
         rtol: largest accepted gap to the optimum, relative to the objective.
         max_iter: iterations, in either precision, after which what is left is reported as not converged.
-        exact: whether the gap is measured, and closed where float32 could not, in float64.
+        exact: whether the gap is measured, and closed where float32 could not, in float64; without it `converged` and
+            `objective` are what float32 makes of them, good for comparing fits but not for reporting one.
     """
     several = (designs,) if isinstance(designs, Design) else tuple(designs)
     Z = stack([each.Z for each in several])

@@ -71,8 +71,8 @@ def probe_transfer(
         One row per pair of sites, target and fold: `accuracy` of the probe as it is, standardised as where it was
         trained; `recentred_accuracy` after the tested rows were standardised by the mean and spread of the training
         groups' rows in their own place, which forgives a shift between the runs and needs no label;
-        `control_accuracy` of the control task, the same random labels in both places; `chance`, what guessing the
-        commonest class of the training rows reaches on the tested ones; `site, layer, stack, span, condition` of the
+        `control_accuracy` of the control task, the same random labels in both places; `chance`, the share
+        of the commonest class of all rows there; `site, layer, stack, span, condition` of the
         test, `train_site, train_span, train_condition`, and arrays as in `probe_grid`.
 
     Raises:
@@ -245,7 +245,8 @@ def _tested(
         recentred = fitted.design.turned(Scale.of(cell.features[beside]).apply(new))
         centred = fitted.scores(recentred, [labels], test)[0]
         told = counts(real, fitted.rows, fitted.rows, classes=True)
-        blind = (labels.problems["real"][test] == np.bincount(real[fitted.rows]).argmax()).astype(float)
+        there = labels.problems["real"]
+        blind = (there[test] == np.bincount(there[used]).argmax()).astype(float)
         correct = {"correct": as_it_is[""], "recentred_correct": centred[""], "control_correct": centred["control_"]}
         held = {name: each for name, each in correct.items() if each is not None}
         means = {name.replace("correct", "accuracy"): float(each.mean()) for name, each in held.items()}

@@ -7,7 +7,10 @@ import torch
 
 from seamscope.hooks import Ragged, StoreError
 from seamscope.probes import probe_features, probe_grid, summarise
+from seamscope.probes._choice import strengths_of
 from seamscope.probes._folds import groups_of
+from seamscope.probes._kinds import ROUGHLY
+from seamscope.probes._solver import fit_logistic
 
 SITE = "lm.0.resid_post"
 
@@ -59,6 +62,51 @@ def test_constant_features_say_nothing_and_harm_nothing():
     nothing = summarise(probe(np.full((80, 4), 2.0), labels)).iloc[0]
     assert nothing.accuracy <= 0.6
     assert nothing.converged
+
+
+@pytest.mark.parametrize("size", [1e200, 1e307, 1e-200])
+@pytest.mark.parametrize("where", ["varies", "constant"])
+def test_features_of_any_size(size, where):
+    """A separating feature of such a size is found; a constant one beside it changes nothing."""
+    labels = np.arange(80) % 2
+    X = noise(80, 3)
+    found = labels - 0.5 + 0.01 * X[:, 0]
+    X = np.c_[X, size * found] if where == "varies" else np.c_[X, found, np.full(80, size / 3)]
+    scored = summarise(probe(X, labels, code=False)).iloc[0]
+    assert scored.accuracy == 1
+    assert scored.converged
+    assert summarise(probe(X[:, :3], labels, code=False)).accuracy[0] < 0.75
+
+
+def test_features_that_are_none_are_refused():
+    with pytest.raises(StoreError, match=r"^there are no features to fit on: the \d+ rows are of width 0$"):
+        probe(np.zeros((20, 0)), np.arange(20) % 2)
+
+
+@pytest.mark.parametrize("C", [np.array([2, 1]), np.array([1.0, 2.0]), pd.Series([1, 2]), torch.tensor([1, 2]), (2, 1)])
+def test_strengths_may_be_arrays_of_numbers(C):
+    assert strengths_of(C) == (1.0, 2.0)
+    assert strengths_of(np.float64(3)) == strengths_of(3) == (3.0,)
+    table = probe(noise(20), np.arange(20) % 2, C=C, control=False, shuffled=False, code=False)
+    assert set(table.C) <= {1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    "C", [np.array([1, 0]), np.array([np.nan]), np.ones((2, 2)), [], [[1], [1, 2]], "1", ["1"], True, {1, 2}, [1, None]]
+)
+def test_strengths_that_are_none_are_refused(C):
+    with pytest.raises(StoreError, match=r"^C is .*; expected positive numbers, the inverse strengths of the penalty$"):
+        probe(noise(20), np.arange(20) % 2, C=C)
+
+
+def test_rough_fits_do_not_say_whether_a_probe_has_converged(monkeypatch):
+    X, labels = noise(60) + 0.5 * (np.arange(60) % 3)[:, None], np.arange(60) % 3
+    monkeypatch.setitem(ROUGHLY, "max_iter", 1)
+    assert probe(X, labels).converged.all()
+    monkeypatch.setitem(ROUGHLY, "max_iter", 100)
+    fit = "seamscope.probes._kinds.fit_logistic"
+    monkeypatch.setattr(fit, lambda *args, **options: fit_logistic(*args, **({"max_iter": 1} | options)))
+    assert not probe(X, labels, C=100.0).converged.any()
 
 
 def test_ten_thousand_classes_that_come_once_are_refused_at_once():

@@ -72,6 +72,19 @@ def test_a_number_is_scored_by_the_share_of_its_variance(make_store):
     assert found.chance == 0
 
 
+@pytest.mark.parametrize("size", [2.0**1020, 2.0**-900])
+def test_numbers_of_any_size_are_predicted_as_those_of_size_one(make_store, size):
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 3))
+    y = np.sign(X[:, 0]) * rng.uniform(7, 9, size=60)
+    plain, scaled = (
+        summarise(probe_grid(store_of(make_store, X, labels), "x", kind="regression", control=False)).iloc[0]
+        for labels in (y, y * size)
+    )
+    assert scaled.accuracy == plain.accuracy > 0.4
+    assert scaled.shuffled_accuracy == plain.shuffled_accuracy < 0.2
+
+
 def test_what_is_no_number_is_refused_in_one_line(make_store):
     labels = ["1", "2", "three", "4"] * 10
     store = store_of(make_store, np.random.default_rng(0).normal(size=(40, 2)), labels)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seamscope.hooks import Ragged
-from seamscope.probes import probe_grid, summarise
+from seamscope.probes import probe_features, probe_grid, summarise
 
 SITE, SPAN = "lm.0.resid_post", "last"
 
@@ -130,3 +130,31 @@ def test_an_imbalanced_target_has_a_high_chance(measure):
     found = measure(np.random.default_rng(0).normal(size=(200, 4)), labels, C=1e-4)
     assert found.chance == pytest.approx(0.9, abs=0.01)
     assert found.accuracy == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_noise_beats_no_guess_where_classes_are_balanced(classes):
+    """The commonest class in training is rare among what is held out; to beat that guess is nothing."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(120) % classes)
+        rows = pd.DataFrame({"group": np.arange(120).astype(str), "var:x": labels, "type:x": labels})
+        X = rng.normal(size=(120, 32))
+        found.append(
+            summarise(probe_features(X, rows, "x", name="X", seed=seed, control=False, shuffled=False, code=False))
+        )
+    table = pd.concat(found)
+    assert (table.p < 0.05).mean() <= 0.15
+    assert table.chance.to_numpy() == pytest.approx(1 / classes)
+
+
+def test_labels_that_are_not_uniform_take_fewer_bits_without_any_activations():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.1).astype(int)
+    rows = pd.DataFrame({"group": np.arange(400).astype(str), "var:x": labels, "type:x": labels})
+    blind = summarise(probe_features(np.zeros((400, 3)), rows, "x", name="X", control=False)).iloc[0]
+    entropy = -np.mean(np.log2(np.where(labels == 1, labels.mean(), 1 - labels.mean())))
+    assert blind.uniform_bits == 1
+    assert entropy < blind.prior_bits < blind.uniform_bits
+    assert blind.bits == pytest.approx(blind.prior_bits, abs=0.03)

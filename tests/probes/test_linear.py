@@ -62,3 +62,27 @@ def test_wrong_use():
         LinearProbe().fit(X, np.zeros(len(y)))
     with pytest.raises(NotFittedError):
         LinearProbe().predict(X)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"C": 0}, {"C": -1}, {"C": np.nan}, {"C": np.inf}, {"C": "a"}, {"C": True}, {"C": [1.0]}, {"rtol": 0}]
+)
+def test_parameters_that_are_no_positive_numbers_are_refused(wrong):
+    X, y = data(2)
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected a positive number$"):
+        LinearProbe(**wrong).fit(X, y)
+    with pytest.raises(ValueError, match=r"^max_iter is 2.5; expected a positive integer$"):
+        LinearProbe(max_iter=2.5).fit(X, y)
+    assert LinearProbe(C=np.float32(1), max_iter=np.int64(500)).fit(X, y).converged_
+
+
+@pytest.mark.parametrize("exponent", [-900, -600, 600, 1000])
+def test_features_of_any_size_are_fitted_as_those_of_size_one(exponent):
+    X, y = data(3)
+    X = X - X.mean(0)
+    factors = 2.0 ** (exponent * (np.arange(X.shape[1]) % 2))  # of every other feature; powers of two round nothing
+    plain, scaled = LinearProbe().fit(X, y), LinearProbe().fit(X * factors, y)
+    assert (scaled.coef_ * factors == plain.coef_).all()
+    assert (scaled.predict(X * factors) == plain.predict(X)).all()
+    assert plain.score(X, y) > 0.6
