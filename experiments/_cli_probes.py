@@ -58,7 +58,7 @@ def erase(study: Study, as_json: bool) -> None:
         o.show(f"\npushed to the partner's label: what becomes of the partner's answer, in nats\n{_strongest(pushed)}")
     counts = f"{len(erased)} cells erased and {len(pushed)} pushed"
     o.show(f"\nof {counts} those of each variable and place that differ most from the random control, chosen and")
-    o.show("scored on the same items")
+    o.show("scored on the same items; q: of the difference, over all cells of a table")
     for name in dict.fromkeys(name for name in erased.variable if name not in set(pushed.variable)):
         o.show(f"note: {name} was not pushed: no partner has another label that the other half of the items has too")
     o.show(f"note: {WARNING}")
@@ -69,7 +69,7 @@ def _strongest(table: pd.DataFrame, *beside: str) -> str:
     """The cell of each variable and place whose effect differs most from that of the random control."""
     best = table.sort_values("difference", key=abs, ascending=False).groupby(["variable", "span"]).head(1)
     columns = ["variable", "span", "site", *beside, "effect", "random_effect"]
-    columns += ["difference", "difference_low", "difference_high"]
+    columns += ["difference", "difference_low", "difference_high", "q"]
     return best.sort_values(["variable", "span"])[columns].round(2).to_string(index=False, na_rep="-")
 
 
@@ -96,9 +96,11 @@ def _transfer_text(transfer: pd.DataFrame) -> str:
 def _warnings(table: pd.DataFrame) -> list[str]:
     """What a reader should know before believing a probe."""
     starved, stuck = int(table.starved.sum()), int((~table.converged.astype(bool)).sum())
+    edge = int((table.weakest > 0.5).sum())
     told = {
         f"{starved} of {len(table)} cells are starved: more items would still read more; raise --n": starved,
         f"{stuck} of {len(table)} cells did not converge": stuck,
+        f"{edge} of {len(table)} cells take the weakest penalty offered: a weaker one might read a little more": edge,
     }
     copied = table[(table.copies > COPIES) & (table.q < SURE)]
     where = ", ".join(dict.fromkeys(f"{row.condition} {row.span}" for row in copied.itertuples()))

@@ -38,10 +38,11 @@ def erase_sweep(
 ) -> pd.DataFrame:
     """Erase each variable at each site and span, by LEACE (2306.03819), and score the answers.
 
-    Groups of items are dealt into two halves; what is erased from the items of one half is learnt on those of the
-    other and their partners, every token of the span being a row: what tells labels apart in opposite ways at two
-    tokens is left. The control erases what the same rows hold of random numbers, as many as make the same rank, which
-    all tokens of an item share as they share its label; they are drawn anew for each twelfth of the items.
+    Groups of items, those with the same picture in one, are dealt into two halves; what is erased from the items of
+    one half is learnt on those of the other and their partners, every token of the span being a row: what tells labels
+    apart in opposite ways at two tokens is left. The control erases what the same rows hold of random numbers, as many
+    as make the same rank, which all tokens of an item share as they share its label; they are drawn anew for each
+    twelfth of the items.
 
     Args:
         vlm: the model.
@@ -63,7 +64,9 @@ def erase_sweep(
         half, reads the variable from this item as it is, erased, and after the random erasure; `read_anew`, whether a
         probe does that was fitted on what is erased, of other groups of its own half: where that is above `chance`,
         whether the commonest label of the other half is right, not all is erased, and more items are needed; `rank`,
-        of what is erased; `n_left_out`, items of the cell without tokens or label.
+        of what is erased; `changed` and `random_changed`, how much the tokens of the item's half were changed, and by
+        the control, which is of the same rank but need not change as much: the mean square of the change, as a share
+        of the variance around the mean; `n_left_out`, items of the cell without tokens or label.
 
     Raises:
         RunError, SiteError, SpanError: for an unknown name, nothing to erase, or too few items.
@@ -139,7 +142,7 @@ def _columns(stage: Stage, place: Place, measured: Sequence[int]) -> Columns:
     items = [stage.sample.members[number] for number in measured]
     return {
         "id": [item.id for item in items],
-        "group": [item.group for item in items],
+        "group": stage.sample.groups[measured],
         "condition": place.condition,
         "site": place.site,
         "layer": pd.array([Site.parse(place.site).layer] * len(items), dtype="Int64"),
@@ -175,6 +178,8 @@ def _erase(stage: Stage, place: Place, held: Ragged) -> Columns:
         "read_anew": _read_anew(sample, held, labels, erased)[measured] == own,
         "chance": np.array([lessons[half].commonest for half in halves]) == own,
         "rank": np.array([eraser.rank for eraser in erasers])[halves],
+        "changed": _changed(held[measured], numbers, halves, erased),
+        "random_changed": _changed(held[measured], numbers, halves, random),
     }
 
 
@@ -185,6 +190,17 @@ def _erased(tokens: Tensor, member: Tensor, *, erasers: Sequence[Eraser], which:
         mine = which[member] == number
         new[mine] = eraser.erase(tokens[mine])
     return new
+
+
+def _changed(held: Ragged, numbers: Tensor, halves: NDArray[np.int64], change: Change) -> NDArray[np.float64]:
+    """Of each member, the mean squared change of the tokens of its half, as a share of their variance."""
+    tokens, row = held.values.cpu(), held.row_of
+    moved = (change(tokens, numbers[row]).double() - tokens.double()).square().sum(1)
+    share, half = np.full(2, np.nan), torch.from_numpy(halves)[row]
+    for number in np.unique(halves):
+        there = tokens[half == number].double()
+        share[number] = moved[half == number].mean() / there.var(0, correction=0).sum()
+    return share[halves]
 
 
 def _push(stage: Stage, place: Place, held: Ragged, *, strength: float) -> Columns:

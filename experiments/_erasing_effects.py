@@ -8,7 +8,7 @@ from typing import Any, Final
 import pandas as pd
 
 from seamscope.hooks import RunError, Site
-from seamscope.probes import bootstrap_interval
+from seamscope.probes import bootstrap_interval, exceeds, false_discovery
 
 CELL: Final = ["condition", "site", "span", "variable"]
 WARNING: Final = (
@@ -29,11 +29,13 @@ def summarise_erasing(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Columns: the cell with `stack, layer`; `n`; the means of all numbers of its rows; `effect` = erased − base,
     `random_effect` = random − base, `difference` = erased − random, in nats; `lost` and `random_lost`, shares of the
-    right answers that are not right after. Each with `_low, _high`; what was learnt is held fixed.
+    right answers that are not right after. Each with `_low, _high`; what was learnt is held fixed. `p`, of a one-sided
+    paired t-test over groups, that the erasure costs more than the control; `q`, with false discoveries controlled
+    over the table (Benjamini & Hochberg). `changed` and `random_changed` say how much each changed the tokens.
     """
     effects = {"effect": ("erased", "base"), "random_effect": ("random", "base"), "difference": ("erased", "random")}
     lost = {"lost": ("base_right", "erased_right"), "random_lost": ("base_right", "random_right")}
-    return _summary(table, effects, lost, seed=seed)
+    return _summary(table, effects, lost, ("random", "erased"), seed=seed)
 
 
 def summarise_pushes(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -42,7 +44,9 @@ def summarise_pushes(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Columns: the cell with `stack, layer`; `n`; the means of all numbers of its rows; `effect`, what the push adds to
     the log-probability of the partner's answer, `random_effect`, and their `difference`, in nats; the same of the own
     answer, `own_effect, own_random_effect, own_difference`; `lost` and `random_lost`, shares of the right own answers
-    that are not right after. Each with `_low, _high`; what was learnt is held fixed.
+    that are not right after. Each with `_low, _high`; what was learnt is held fixed. `p`, of a one-sided paired t-test
+    over groups, that the push adds more to the partner's answer than the control does; `q`, with false discoveries
+    controlled over the table (Benjamini & Hochberg).
     """
     effects = {
         f"{prefix}{name}": (f"{who}{after}", f"{who}{before}")
@@ -54,10 +58,10 @@ def summarise_pushes(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         )
     }
     lost = {"lost": ("own_right", "own_pushed_right"), "random_lost": ("own_right", "own_random_right")}
-    return _summary(table, effects, lost, seed=seed)
+    return _summary(table, effects, lost, ("partner_pushed", "partner_random"), seed=seed)
 
 
-def _summary(table: pd.DataFrame, effects: Pairs, lost: Pairs, *, seed: int) -> pd.DataFrame:
+def _summary(table: pd.DataFrame, effects: Pairs, lost: Pairs, greater: tuple[str, str], *, seed: int) -> pd.DataFrame:
     rows = []
     for key, cell in table.groupby(CELL, sort=False):
         row: Columns = dict(zip(CELL, key, strict=True))
@@ -69,8 +73,9 @@ def _summary(table: pd.DataFrame, effects: Pairs, lost: Pairs, *, seed: int) -> 
         for name, (before, after) in lost.items():
             right = cell[cell[before]]
             row |= _estimate(name, ~right[after], right.group, seed=seed)
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
+        rows.append({**row, "p": exceeds(cell[greater[0]], cell[greater[1]], cell.group)})
+    found = pd.DataFrame(rows).astype({"layer": "Int64"})
+    return found.assign(q=false_discovery(found.p))
 
 
 def _estimate(name: str, values: pd.Series[Any], groups: pd.Series[Any], *, seed: int) -> Columns:
@@ -89,13 +94,13 @@ def decodable_and_causal(probes: pd.DataFrame, erasing: pd.DataFrame) -> pd.Data
     Returns:
         One row per cell that is in both: `accuracy` of the probe, `control_accuracy`, `chance` and `selectivity`;
         `effect`, `random_effect` and `difference` of the erasure in nats; each with its interval where it has one;
-        and a `warning` about what such a pair cannot tell.
+        `p` and `q` of the difference; and a `warning` about what such a pair cannot tell.
 
     Raises:
         RunError: where no cell is in both.
     """
     there = [f"{name}{end}" for name in _THERE for end in _ENDS] + ["control_accuracy", "chance"]
-    used = [f"{name}{end}" for name in _USED for end in _ENDS]
+    used = [f"{name}{end}" for name in _USED for end in _ENDS] + ["p", "q"]
     left = probes.rename(columns=_PROBED)[[*CELL, *there]]
     pairs = left.merge(erasing[[*CELL, "stack", "layer", *used]], on=CELL)
     if pairs.empty:

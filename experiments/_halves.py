@@ -11,14 +11,16 @@ from itertools import chain, product
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from seamscope.hooks import Batch, Patch, Ragged, RunError, Site, SpanError, Vlm, capture, choose, patch
-from seamscope.probes import EraserFitter, LinearProbe
+from seamscope.probes import EraserFitter, LinearProbe, groups_of
 
 from ._align import expand
+from ._capture import describe_rows
 from ._probing import object_of
 from .tasks import Item, Task
 
@@ -34,18 +36,20 @@ class Sample:
 
     Attributes:
         size: number of items.
+        groups: of each member; those that share a `group`, or a picture, are in one, called as the first of its names.
         dealt: of each member, which of `HANDS` its group was dealt to; they are in one `half`, 0 or 1, by turns.
     """
 
     def __init__(self, vlm: Vlm, task: Task, items: Sequence[Item], *, seed: int) -> None:
         self.vlm, self.size, self.seed = vlm, len(items), seed
         self.members = [*items, *(task.partner(item) for item in items)]
-        groups = sorted({item.group for item in items})
-        if len(groups) < 2:
-            raise RunError(f"items of {len(groups)} group cannot be halved; give items of at least two")
-        places = np.random.default_rng(seed).permutation(len(groups))
-        hand = {group: place % HANDS for group, place in zip(groups, places.tolist(), strict=True)}
-        self.dealt = np.array([hand[member.group] for member in self.members])
+        self.groups = _together(describe_rows(task, self.members))
+        names, codes = np.unique(self.groups.astype(str), return_inverse=True)
+        if len(names) < 2:
+            raise RunError(
+                f"items of {len(names)} group cannot be halved; give items of at least two, that share no picture"
+            )
+        self.dealt = np.random.default_rng(seed).permutation(len(names))[codes] % HANDS
         self.half = self.dealt % 2
 
     def labels(self, variable: str) -> Names:
@@ -70,6 +74,12 @@ class Sample:
         if not any(plan.values()):
             raise RunError("there is nothing to change: no site has a span of a variable; give other sites or spans")
         return {condition: places for condition, places in plan.items() if places}
+
+
+def _together(rows: pd.DataFrame) -> Names:
+    """The group of each row, whatever their order."""
+    parts = groups_of({"": rows})[""]
+    return rows["group"].astype(str).groupby(parts).transform("min").to_numpy(dtype=object)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._study import Study
 
 SPANS: Final = ("objects", "last")
-NONE: Final = ["condition", "site", "span", "variable", "effect", "random_effect", "difference"]
+NONE: Final = ["condition", "site", "span", "variable", "effect", "random_effect", "difference", "p", "q"]
 
 
 def erased(study: Study) -> pd.DataFrame:

@@ -56,6 +56,12 @@ def test_erasing_ranks_costs_answers_and_a_random_subspace_does_not(effects: pd.
     assert found.difference_high < -0.2
     assert found.random_effect > -0.9
     assert found.lost > found.random_lost + 0.15
+    assert found.q < 0.01
+
+
+def test_the_control_has_the_rank_of_the_erasure_not_its_size(effects: pd.DataFrame) -> None:
+    found = effects.loc[FIRST, "rank"]
+    assert 0 < found.random_changed < found.changed < 1
 
 
 def test_erasing_ranks_is_seen_by_probes_and_a_random_subspace_is_not(effects: pd.DataFrame) -> None:
@@ -73,6 +79,7 @@ def test_suits_are_there_and_not_used(effects: pd.DataFrame) -> None:
     assert found.read_after < found.read_before - 0.2
     assert found.effect > -0.15
     assert found.difference_high > 0
+    assert found.q > 0.05
 
 
 class Shuffled(type(TASK)):  # type: ignore[misc]
@@ -95,6 +102,7 @@ def test_erasing_a_label_that_means_nothing_costs_no_more_than_the_control(compo
     assert found.read_before < found.chance + 0.1
     assert found.effect_high < 0
     assert found.difference_high > 0.1
+    assert found.q > 0.05
 
 
 def test_after_the_last_layer_nothing_is_read_from_objects(erased: pd.DataFrame, pushed: pd.DataFrame) -> None:
@@ -181,6 +189,11 @@ def test_one_erasure_by_hand(composing: Vlm) -> None:
     assert row["erased"] == pytest.approx(float(expected.logprob), abs=1e-4)
     assert row["base"] == pytest.approx(float(composing.score(batch).logprob), abs=1e-4)
     assert abs(row["erased"] - row["base"]) > 1e-3
+    whole = [*other_half(items, item, 3)]
+    mine = torch.cat(rows_of(composing, [each for each in items if each not in whole], site, span)).numpy()
+    moved = by_hand(torch.from_numpy(mine)).numpy() - mine
+    assert row["changed"] == pytest.approx((moved**2).sum() / ((mine - mine.mean(0)) ** 2).sum(), rel=1e-4)
+    assert 0 < row["random_changed"] != row["changed"]
 
 
 def test_one_push_by_hand(composing: Vlm) -> None:
@@ -230,6 +243,28 @@ def test_a_group_is_in_one_half(composing: Vlm) -> None:
     assert {member.id: hand for member, hand in zip(again.members, again.dealt, strict=True)} == {
         member.id: hand for member, hand in zip(sample.members, sample.dealt, strict=True)
     }
+
+
+def test_a_picture_is_in_one_half(composing: Vlm) -> None:
+    """Items of other groups with the same picture are halved together, in whatever order they come."""
+    twins = [replace(item, image=ITEMS[k % 12].image) for k, item in enumerate(ITEMS[:24])]
+    sample, apart = (Sample(composing, Paired(), items, seed=1) for items in (twins, ITEMS[:24]))
+    assert (sample.half[:12] == sample.half[12:24]).all()
+    assert (sample.dealt[:24] == sample.dealt[24:]).all()
+    assert sample.groups[:12].tolist() == [min(ITEMS[k].group, ITEMS[k + 12].group) for k in range(12)]
+    assert np.bincount(sample.dealt).tolist() == [4] * 12
+    assert (apart.half[:12] != apart.half[12:24]).any()
+    again = Sample(composing, Paired(), twins[::-1], seed=1)
+    assert again.dealt[:24][::-1].tolist() == sample.dealt[:24].tolist()
+
+
+def test_what_shares_a_picture_is_one_group_of_an_interval(composing: Vlm) -> None:
+    twins = [replace(item, image=ITEMS[k % 6].image) for k, item in enumerate(ITEMS[:12])]
+    table = erase_sweep(composing, TASK, twins, variables=["card.1.suit"], sites=[LAST], spans=["objects"])
+    assert table.group.nunique() == 6
+    assert set(table.group) < {item.group for item in twins}
+    with pytest.raises(RunError, match=r"items of 1 group cannot be halved; .* share no picture"):
+        Sample(composing, TASK, [replace(item, image=ITEMS[0].image) for item in twins], seed=0)
 
 
 class Paired(type(TASK)):  # type: ignore[misc]
@@ -394,6 +429,16 @@ def test_effects_of_erasing_are_means_with_intervals() -> None:
     assert row["difference"] == pytest.approx(-1.25)
     assert row["lost"] == pytest.approx(2 / 3)
     assert row["random_lost"] == row["random_lost_high"] == 0
+    assert row["p"] == row["q"] == pytest.approx(0.5 - np.arctan(5) / np.pi), "groups cost 3 and 2 beyond the control"
+
+
+def test_false_discoveries_are_controlled_over_the_cells() -> None:
+    same = ERASED.assign(erased=ERASED.random, site="lm.3.resid_post")
+    more = ERASED.assign(erased=ERASED.random, random=ERASED.erased, site="lm.4.resid_post")
+    found = summarise_erasing(pd.concat([ERASED, same, more]))
+    p = 0.5 - np.arctan(5) / np.pi
+    assert found.p.to_list() == pytest.approx([p, 1, 1 - p])
+    assert found.q.to_list() == pytest.approx([3 * p, 1, 1])
 
 
 def test_effects_of_pushes_are_means_with_intervals() -> None:
@@ -409,6 +454,7 @@ def test_effects_of_pushes_are_means_with_intervals() -> None:
     assert (row["random_effect"], row["difference"]) == (1, 3)
     assert (row["own_effect"], row["own_random_effect"], row["own_difference"]) == (-1.5, -0.5, -1)
     assert (row["lost"], row["random_lost"], row["partner_pushed_right"]) == (0.5, 0.5, 0.75)
+    assert row["p"] == row["q"] == pytest.approx(0.5 - np.arctan(3) / np.pi), "groups gain 8 and 4 beyond the control"
 
 
 def test_there_and_used_stand_side_by_side() -> None:
@@ -420,6 +466,7 @@ def test_there_and_used_stand_side_by_side() -> None:
     assert (row["variable"], row["condition"], row["layer"], row["stack"]) == ("card.0.rank", "direct", 2, "lm")
     assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["chance"]) == (0.9, 0.8, 1.0, 0.1)
     assert (row["effect"], row["effect_low"], row["random_effect"], row["difference"]) == (-1.5, -2, -0.25, -1.25)
+    assert row["p"] == row["q"] < 0.1
     assert row["warning"] == WARNING
     assert "2311.17030" in WARNING
     with pytest.raises(RunError, match="no cell is in both tables"):

@@ -48,11 +48,13 @@ def making(organism: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
 
 
 def records(folder: Path, *rows: dict[str, Any]) -> str:
-    """A file of records, two by two each other's partners."""
-    get("cards.sort").items(1)[0].image.save(folder / "a.png")
-    base = {"image": "a.png", "question": "Which?"}
-    said = [{"intermediate": [word], "answer": word} for word in ("5", "ace")]
-    lines = [base | said[k % 2] | {"id": str(k), "pair": str(k ^ 1)} | row for k, row in enumerate(rows)]
+    """A file of records, two by two each other's partners, with a picture for each two."""
+    for k, item in enumerate(get("cards.sort").items(len(rows) // 2)):
+        item.image.save(folder / f"{k}.png")
+    said = [{"question": "Which?", "intermediate": [word], "answer": word} for word in ("5", "ace")]
+    lines = [
+        said[k % 2] | {"id": str(k), "pair": str(k ^ 1), "image": f"{k // 2}.png"} | row for k, row in enumerate(rows)
+    ]
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return str(folder / "mine.jsonl")
 
@@ -68,6 +70,8 @@ def test_the_variables_of_the_answer_are_erased_where_they_stand_and_where_it_is
     assert len(own) == 3 * len(SITES)
     assert (own.span == "image.object." + own.variable.str[5]).all()
     assert (erased.n == 12).all()
+    assert ((erased.changed > 0) & (erased.random_changed > 0)).all()
+    assert (erased.q >= erased.p).all()
 
 
 def test_what_nobody_reads_has_no_effect(run: Any) -> None:
@@ -118,6 +122,7 @@ def test_a_finished_run_needs_no_model(run: Any, monkeypatch: pytest.MonkeyPatch
     shown = erase(folder, *ASKED).stdout
     assert WARNING in shown
     assert "card.0.rank image.object.0" in shown
+    assert shown.count("difference_high") == shown.count("difference_high    q") == 2
     missing = {"card.0.rank", "card.1.rank", "card.2.rank", "sum"} - {row["variable"] for row in found["pushed"]}
     assert all(f"note: {name} was not pushed" in shown for name in missing)
 
