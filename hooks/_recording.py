@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks._errors import RunError
+from seamscope.hooks._shared_prefix import sharing
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from seamscope.hooks._batch import Batch
     from seamscope.hooks._vlm import Vlm
 
+SHARED: Final = 0.25  # own tokens over those of the prefix, up to which the prefix is not copied for each cell
 OUTSIDE: Final = ("cross_attention_states",)  # what a layer is given that is not of the prompt's positions
 LAST: Final = ("position_ids", "cache_position")  # what has positions in its last dimension; else in the one before
 
@@ -32,19 +34,18 @@ LAST: Final = ("position_ids", "cache_position")  # what has positions in its la
 class Cache:
     """Stands in for the cache that attention modules expect.
 
-    While `start` is None it notes keys and values, (1, heads, pos, head_dim) for each layer; then it puts the recorded
-    ones of the tokens before `start` in front of new ones. Layers that attend to the image from `outside` have theirs
-    whole.
+    While `recording` it notes keys and values, (1, heads, pos, head_dim) for each layer. Afterwards it puts those of
+    the tokens before `start` in front of new ones; layers that attend to the image from `outside` get theirs whole.
     """
 
     def __init__(self, outside: Collection[int]) -> None:
-        self.start: int | None = None
+        self.recording, self.start = True, 0
         self._outside = outside
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Give the keys and values that a layer attends to."""
-        if self.start is None:
+        if self.recording:
             self._held[layer] = keys, values
             return keys, values
         old_keys, old_values = (each.expand(len(keys), -1, -1, -1) for each in self._held[layer])
@@ -52,6 +53,11 @@ class Cache:
             return old_keys, old_values
         before = slice(0, self.start)
         return torch.cat([old_keys[:, :, before], keys], 2), torch.cat([old_values[:, :, before], values], 2)
+
+    def prefix(self, layer: int, start: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens before `start`, (heads, start, head_dim)."""
+        keys, values = (each[0, :, :start] for each in self._held[layer])
+        return keys, values
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ class Recording:
                 stack.callback(layer.block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
                 stack.callback(layer.block.register_forward_hook(self._after).remove)
             vlm.run(batch, logits_to_keep=1)
-        self._cache.start = 0
+        self._cache.recording = False
 
     def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream, *rest = args or (kwargs["hidden_states"],)
@@ -123,11 +129,15 @@ class Recording:
         self, layer: int, start: int, stream: Float[Tensor, "cells tokens d_model"]
     ) -> Float[Tensor, "cells tokens d_model"]:
         """What the last layer gives for the tokens from `start` on, from what goes into `layer` there."""
-        self._cache.start = start
+        shared = (self.batch.width - start) <= SHARED * start
+        self._cache.start = 0 if shared else start
         with torch.inference_mode(), self._caching():
             for number in range(layer, self.vlm.n_layers):
-                given = self._cut(number, start)
-                stream = _stream(self.vlm.anatomy.layers[number].block(stream, *given.args, **given.kwargs))
+                given, parts = self._cut(number, start), self.vlm.anatomy.layers[number]
+                with ExitStack() as stack:
+                    if shared and not parts.crossed:
+                        stack.enter_context(sharing(parts.attn, *self._cache.prefix(number, start)))
+                    stream = _stream(parts.block(stream, *given.args, **given.kwargs))
                 stream = self.between(number, start, stream)
         return stream
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seamscope.hooks import Edit, Patch, RunError, Score, SiteError, SpanError, capture, patch, replay
+from seamscope.hooks import Edit, Patch, RunError, Score, SiteError, SpanError, _recording, capture, patch, replay
 from seamscope.hooks._recording import Recording
 from seamscope.hooks._replay import _batches
 
@@ -75,6 +75,30 @@ def test_every_site_of_every_family(name, attention):
     wanted = by_patch(vlm, batch, cells)
     assert wanted.logprob.std() > 1e-3  # the edits do something
     require_equal(replay(vlm, batch).score(cells, budget=2**20), wanted)
+
+
+@pytest.mark.parametrize("attention", ["eager", "auto"])
+@families
+def test_a_prefix_may_be_shared_or_copied(name, attention, monkeypatch):
+    """Edits of the last tokens: their cells have a long prefix in common."""
+    vlm = load(name, attention)
+    batch = prompt(vlm)
+    first = max(Recording(vlm, batch).firsts[-1], 1)
+    rng = torch.Generator().manual_seed(3)
+    with capture(vlm, "lm.*.resid_post") as acts:
+        vlm.forward(batch)
+    cells = [
+        Edit(site=site, positions=torch.tensor([at]), values=there + torch.randn(there.shape, generator=rng))
+        for site in acts
+        for at in range(max(first, batch.width - 4), batch.width)
+        for there in [acts[site][0][[at]]]
+    ]
+    found = []
+    for limit in (0.0, 1e9):
+        monkeypatch.setattr(_recording, "SHARED", limit)
+        found.append(replay(vlm, batch).score(cells))
+    require_equal(*found)
+    require_equal(found[0], by_patch(vlm, batch, cells))
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3", "qwen3_vl", "mllama"])

@@ -1,0 +1,75 @@
+"""Attention of many cells that have all but their last tokens in common: keys and values of the prefix are read once.
+
+Put together for every cell, as a cache does it, they would be copied cell by cell and layer by layer, which takes
+longer than the layers themselves where the cells' own tokens are few.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+NAME: Final = "seamscope_shared_prefix"
+
+
+@contextmanager
+def sharing(
+    attention: nn.Module, keys: Float[Tensor, "heads before width"], values: Float[Tensor, "heads before width"]
+) -> Iterator[None]:
+    """Let an attention module see these keys and values before those that it makes, the same for all rows."""
+    before: Any = attention.config
+    edited = copy.copy(before)
+    edited._attn_implementation_internal = NAME  # the property's setter would change shared sub-configurations
+    edited.seamscope_prefix = keys, values
+    attention.config = edited
+    try:
+        yield
+    finally:
+        attention.config = before
+
+
+def _attend(
+    module: nn.Module,
+    query: Float[Tensor, "rows heads own width"],
+    key: Float[Tensor, "rows kv_heads own width"],
+    value: Float[Tensor, "rows kv_heads own width"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the prefix and over each row's own tokens, in one softmax; masks are the same for all rows."""
+    config: Any = module.config
+    old_keys, old_values = config.seamscope_prefix
+    (n, n_heads, own, width), heads, before = query.shape, key.shape[1], old_keys.shape[1]
+    asked = query.reshape(n, heads, -1, width)  # query heads of one key head together
+    together = asked.transpose(0, 1).reshape(heads, -1, width)
+    scores = torch.cat(
+        [
+            (together @ old_keys.mT).view(heads, n, -1, own, before),
+            (asked @ key.mT).view(n, heads, -1, own, own).transpose(0, 1),
+        ],
+        -1,
+    )
+    scores = scores * (width**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        mask = attention_mask[0, 0]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    found = (weights[..., :before].reshape(heads, -1, before) @ old_values).view(heads, n, -1, width).transpose(0, 1)
+    found = found + weights[..., before:].transpose(0, 1).reshape(n, heads, -1, own) @ value
+    return found.reshape(n, n_heads, own, width).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _attend)
