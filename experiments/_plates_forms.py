@@ -124,8 +124,8 @@ def _lens(rows: pd.DataFrame, name: str, what: str, place: str) -> Draft:
     words = Words(
         title=f"{LENSES[name]}: the {what}, at {where}",
         caption=f"What the model would say if a layer's state went straight to its head{tuned}. Above: the mean "
-        f"log-probability of the first token of {text}, in nats, with 95 % bands; below: its median rank among all "
-        "tokens (1 is the likeliest; no interval).",
+        f"log-probability of the first token of {text}, in nats; below: its median rank among all tokens (1 is the "
+        "likeliest); both with 95 % bands.",
         controls="dashed, the same for the text of the counterfactual partner, whose picture the run has not seen. A "
         "lens that raises both alike has found nothing; the paired difference, with its interval, is in the CSV file.",
         caveat="that a later layer reads this form. A text that stays low may stand there in another form than that of "

@@ -52,10 +52,10 @@ class Replay:
         require_here(vlm.engine, "replay")
         if vlm.wiring.taps.places:
             raise RunError("a replay cannot begin inside a capture or a patch; it records the unpatched run")
-        self.vlm, self.batch = vlm, batch
-        self._recording = Recording(vlm, batch)
         if "answer" not in batch.span_names:
             raise SpanError("a replay needs an answer to look at; encode(..., answers=[...])")
+        self.vlm, self.batch = vlm, batch
+        self._recording = Recording(vlm, batch)
         self._answer: Int[Tensor, " tokens"] = batch.positions("answer")[0]
 
     def score(self, cells: Sequence[Edit | Sequence[Edit]], *, budget: int = BUDGET) -> Score:
