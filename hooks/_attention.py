@@ -35,15 +35,33 @@ SUPPORTED = ("eager", "sdpa")
 def edit_attention(attention: nn.Module, *, cut: Cut | None = None, reweigh: Reweigh | None = None) -> Iterator[None]:
     """Let `cut` restrict what an attention module may see, and `reweigh` replace its weights (eager only)."""
     before: Any = attention.config
+    with attending(
+        attention,
+        NAME,
+        seamscope_original=getattr(before, "seamscope_original", before._attn_implementation),
+        seamscope_edits=(*getattr(before, "seamscope_edits", ()), (cut, reweigh)),
+    ):
+        yield
+
+
+@contextmanager
+def attending(attention: nn.Module, name: str, **told: Any) -> Iterator[None]:
+    """Let an attention module use the attention function of that name, which finds what it is told in its config."""
+    before: Any = attention.config
     edited = copy.copy(before)
-    edited._attn_implementation_internal = NAME  # the property's setter would change shared sub-configurations
-    edited.seamscope_original = getattr(before, "seamscope_original", before._attn_implementation)
-    edited.seamscope_edits = (*getattr(before, "seamscope_edits", ()), (cut, reweigh))
+    edited._attn_implementation_internal = name  # the property's setter would change shared sub-configurations
+    for key, value in told.items():
+        setattr(edited, key, value)
     attention.config = edited
     try:
         yield
     finally:
         attention.config = before
+
+
+def allowed(mask: Tensor) -> Bool[Tensor, "batch 1 query key"]:
+    """Which keys a query may see, of a mask that is boolean or added to the scores."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _attend(
@@ -94,14 +112,14 @@ def _restrict(
     """
     n_queries, n_keys = query.shape[2], key.shape[2]
     if mask is None:
-        allowed = torch.ones(1, 1, n_queries, n_keys, dtype=torch.bool, device=query.device)
-        allowed = allowed.tril(n_keys - n_queries) if causal and n_queries > 1 else allowed
+        seen = torch.ones(1, 1, n_queries, n_keys, dtype=torch.bool, device=query.device)
+        seen = seen.tril(n_keys - n_queries) if causal and n_queries > 1 else seen
     else:
-        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    kept = cut(allowed)
+        seen = allowed(mask)
+    kept = cut(seen)
     if kept is None:
         return mask, None
-    blind = allowed.any(-1) & ~kept.any(-1)
+    blind = seen.any(-1) & ~kept.any(-1)
     boolean = mask is None or mask.dtype == torch.bool
     if boolean and not eager:
         return kept, blind

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from seamscope.hooks._attention import allowed
 from seamscope.hooks._errors import RunError
 from seamscope.hooks._shared_prefix import sharing
 
@@ -112,7 +113,7 @@ class Recording:
         for given, layer in zip(self._given, self.vlm.anatomy.layers, strict=True):
             mask = given.kwargs.get("attention_mask")
             if mask is not None and not layer.crossed:
-                sees |= (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)[0, 0].cpu()
+                sees |= allowed(mask)[0, 0].cpu()
         earliest = sees.int().argmax(0).tolist()  # the first token that sees each one
         found, lowest = [0] * len(earliest), len(earliest)
         uncut: list[int] = []  # positions that wait for the next cut

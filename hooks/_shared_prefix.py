@@ -6,14 +6,14 @@ longer than the layers themselves where the cells' own tokens are few.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from seamscope.hooks._attention import attending
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,20 +21,11 @@ if TYPE_CHECKING:
 NAME: Final = "seamscope_shared_prefix"
 
 
-@contextmanager
 def sharing(
     attention: nn.Module, keys: Float[Tensor, "heads before width"], values: Float[Tensor, "heads before width"]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Let an attention module see these keys and values before those that it makes, the same for all rows."""
-    before: Any = attention.config
-    edited = copy.copy(before)
-    edited._attn_implementation_internal = NAME  # the property's setter would change shared sub-configurations
-    edited.seamscope_prefix = keys, values
-    attention.config = edited
-    try:
-        yield
-    finally:
-        attention.config = before
+    return attending(attention, NAME, seamscope_prefix=(keys, values))
 
 
 def _attend(
