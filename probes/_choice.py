@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seamscope.hooks import StoreError
 from seamscope.probes._design import Design
-from seamscope.probes._kinds import Kind, outputs
+from seamscope.probes._kinds import Asked, Kind, outputs
 
 STRENGTHS: Final = (0.1, 0.8, 6.4, 51.2, 409.6)  # scikit-learn's C times the number of features
 INNER: Final = 3  # folds
@@ -70,15 +70,15 @@ def choose_strengths(
     problems = [(at, p) for at, (k, _) in enumerate(parts) for p in (owner == k).nonzero()[:, 0].tolist()]
     known = [Y[p, kept[at]] for at, p in problems]
     sizes = torch.tensor([kind.size(Y[p]) for _, p in problems])
-    asked = (
-        torch.tensor([at for at, _ in problems], device=Y.device),
-        pad_sequence(known, batch_first=True),
-        pad_sequence([torch.ones_like(each, dtype=torch.bool) for each in known], batch_first=True),
-        sizes,
+    each = torch.arange(len(problems)).repeat_interleave(len(ascending))  # the problem of each fit
+    asked = Asked(
+        designs=inside,
+        owner=torch.tensor([at for at, _ in problems], device=Y.device)[each],
+        Y=pad_sequence(known, batch_first=True)[each],
+        C=torch.tensor(ascending, dtype=torch.float64).repeat(len(problems)),
+        sizes=sizes[each],
     )
-    where, labels, trained, each_size = (each.repeat_interleave(len(ascending), 0) for each in asked)
-    C = torch.tensor(ascending, dtype=torch.float64).repeat(len(problems))
-    weights, _ = kind.fit(inside, where, labels, C, trained, sizes=each_size, rough=True)
+    weights, _ = kind.fit(asked, rough=True)
     by_problem = weights.view(len(problems), len(ascending), *weights.shape[1:])
     total = torch.zeros(len(Y), len(ascending), dtype=torch.float64)
     for several, size, (at, p), seen in zip(by_problem, sizes, problems, known, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -19,12 +20,35 @@ ROUGHLY: Final[dict[str, Any]] = {"rtol": 1e-3, "max_iter": 100, "exact": False}
 TEMPERATURES: Final = tuple(2.0**k for k in range(-7, 3))  # that logits are multiplied by before strengths are compared
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Problems that are fitted together.
+
+    Attributes:
+        designs: the rows, of one design or of several, as in `fit_logistic`.
+        owner: the design of each problem, (problems,).
+        Y: class codes, or numbers, (problems, n); what is beyond the rows of a problem's design does not count.
+        C: inverse strength of each penalty, (problems,).
+        sizes: how many outputs each problem has, (problems,).
+    """
+
+    designs: Sequence[Design]
+    owner: Tensor
+    Y: Tensor
+    C: Tensor
+    sizes: Tensor
+
+    @property
+    def trained(self) -> Tensor:
+        """Which labels count, (problems, n)."""
+        lengths = torch.tensor([len(each.Z) for each in self.designs], device=self.Y.device)
+        return torch.arange(self.Y.shape[1], device=self.Y.device) < lengths[self.owner][:, None]
+
+
 class Kind(ABC):
     """A linear probe.
 
-    Problems may have different designs, as in `fit_logistic`. Labels are (problems, n): class codes, or numbers. `C` is
-    the inverse strength of the penalty, (problems,); `trained` are the rows that each is fitted on, (problems, n);
-    `sizes` how many outputs each has, (problems,). A `rough` fit is near enough to compare strengths.
+    A `rough` fit is near enough to compare strengths.
     """
 
     name: str
@@ -32,17 +56,7 @@ class Kind(ABC):
     coded: bool = False  # whether it gives probabilities, in which labels can be coded
 
     @abstractmethod
-    def fit(
-        self,
-        designs: Sequence[Design],
-        owner: Tensor,
-        Y: Tensor,
-        C: Tensor,
-        trained: Tensor,
-        *,
-        sizes: Tensor,
-        rough: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def fit(self, asked: Asked, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """Weights on the principal axes, (problems, outputs, r + 1), and which problems have converged."""
 
     def size(self, labels: Tensor) -> int:
@@ -67,20 +81,11 @@ class Logistic(Kind):
     name = "logistic"
     coded = True
 
-    def fit(
-        self,
-        designs: Sequence[Design],
-        owner: Tensor,
-        Y: Tensor,
-        C: Tensor,
-        trained: Tensor,
-        *,
-        sizes: Tensor,
-        rough: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def fit(self, asked: Asked, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """See `fit_logistic`."""
-        labels = Y.masked_fill(~trained, -1)
-        fit = fit_logistic(designs, labels, C, owner=owner, classes=sizes, **(ROUGHLY if rough else {}))
+        labels = asked.Y.masked_fill(~asked.trained, -1)
+        options = ROUGHLY if rough else {}
+        fit = fit_logistic(asked.designs, labels, asked.C, owner=asked.owner, classes=asked.sizes, **options)
         return fit.weights, fit.converged
 
     def fitness(self, outputs: Tensor, Y: Tensor, fitted: Tensor) -> Tensor:
@@ -97,22 +102,13 @@ class RidgeClassifier(Kind):
 
     name = "ridge"
 
-    def fit(
-        self,
-        designs: Sequence[Design],
-        owner: Tensor,
-        Y: Tensor,
-        C: Tensor,
-        trained: Tensor,
-        *,
-        sizes: Tensor,
-        rough: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def fit(self, asked: Asked, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
-        ours = torch.nn.functional.one_hot(Y.clamp(min=0), int(sizes.max())).mT
-        weights = fit_ridge(designs, owner, 2.0 * ours - 1.0, 1 / C, trained)
+        trained = asked.trained
+        ours = torch.nn.functional.one_hot(asked.Y.clamp(min=0), int(asked.sizes.max())).mT
+        weights = fit_ridge(asked.designs, asked.owner, 2.0 * ours - 1.0, 1 / asked.C, trained)
         weights[..., -1].masked_fill_(~(ours * trained[:, None]).any(-1), -torch.inf)
-        return weights, torch.ones_like(owner, dtype=torch.bool)
+        return weights, torch.ones_like(asked.owner, dtype=torch.bool)
 
 
 class RidgeRegression(Kind):
@@ -125,20 +121,12 @@ class RidgeRegression(Kind):
     name = "regression"
     classifies = False
 
-    def fit(
-        self,
-        designs: Sequence[Design],
-        owner: Tensor,
-        Y: Tensor,
-        C: Tensor,
-        trained: Tensor,
-        *,
-        sizes: Tensor,
-        rough: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def fit(self, asked: Asked, *, rough: bool = False) -> tuple[Tensor, Tensor]:
         """See `fit_ridge`; the penalty is 1 / C."""
-        labels = Y / _unit(Y.where(trained, 0))
-        return fit_ridge(designs, owner, labels[:, None], 1 / C, trained), torch.ones_like(owner, dtype=torch.bool)
+        trained = asked.trained
+        labels = asked.Y / _unit(asked.Y.where(trained, 0))
+        weights = fit_ridge(asked.designs, asked.owner, labels[:, None], 1 / asked.C, trained)
+        return weights, torch.ones_like(asked.owner, dtype=torch.bool)
 
     def size(self, labels: Tensor) -> int:
         """One."""

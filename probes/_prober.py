@@ -16,7 +16,7 @@ from seamscope.probes._choice import INNER, choose_strengths, strengths_for
 from seamscope.probes._code import Code, online_code
 from seamscope.probes._design import Design
 from seamscope.probes._folds import Codes, Names, group_order, inner_folds
-from seamscope.probes._kinds import Kind, outputs
+from seamscope.probes._kinds import Asked, Kind, outputs
 from seamscope.probes._labels import PREFIXES, Labels
 from seamscope.probes._rows import Rows
 from seamscope.probes._stats import bootstrap_interval, paired_bootstrap_interval
@@ -161,15 +161,9 @@ class Prober:
             self.kind, designs, owner[real], Y[real], inner, strengths_for(cell.width, self.strengths)
         )
         C = chosen[torch.tensor([fold * len(targets) + k for fold, k, _ in names])]
-        lengths = torch.tensor([len(train) for train in trains], device=Y.device)
-        weights, converged = self.kind.fit(
-            designs,
-            owner,
-            Y,
-            C.to(Y.device),
-            torch.arange(Y.shape[1], device=Y.device) < lengths[owner][:, None],
-            sizes=torch.tensor([self.kind.size(each) for each in Y]),
-        )
+        sizes = torch.tensor([self.kind.size(each) for each in Y])
+        asked = Asked(designs=designs, owner=owner, Y=Y, C=C.to(Y.device), sizes=sizes)
+        weights, converged = self.kind.fit(asked)
         for fold, (number, design) in enumerate(zip(held, designs, strict=True)):
             mine = {name[1:]: at for at, name in enumerate(names) if name[0] == fold}
             found[number] = Fitted(
