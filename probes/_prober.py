@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -56,31 +56,18 @@ class Fitted:
     C: list[float]
     converged: list[bool]
 
-    def only(self, number: int) -> Fitted:
-        """The probes of one of the targets."""
-        weights = {(0, name): each for (k, name), each in self.weights.items() if k == number}
-        return replace(
-            self,
-            weights=weights,
-            targets=[self.targets[number]],
-            C=[self.C[number]],
-            converged=[self.converged[number]],
-        )
+    def scores(self, number: int, Z: Tensor, labels: Labels, rows: Codes) -> dict[str, Scores | None]:
+        """How well turned rows, (m, r), are predicted of one target, by the prefix of each kind of labels.
 
-    def scores(self, Z: Tensor, labels: Sequence[Labels], rows: Codes) -> list[dict[str, Scores | None]]:
-        """How well turned rows, (m, r), are predicted, by the prefix of each kind of labels, for every target.
-
-        `labels` are those of the cell that the rows are of; there they have the numbers `rows`.
+        `labels` are the target's in the cell that the rows are of; there they have the numbers `rows`.
         """
-        return [
-            {
-                prefix: self._scores(self.weights[k, name], Z, own.problems[name], mine.problems[name][rows])
-                if (k, name) in self.weights
-                else None
-                for name, prefix in PREFIXES.items()
-            }
-            for k, (own, mine) in enumerate(zip(self.targets, labels, strict=True))
-        ]
+        own = self.targets[number]
+        return {
+            prefix: self._scores(self.weights[number, name], Z, own.problems[name], labels.problems[name][rows])
+            if (number, name) in self.weights
+            else None
+            for name, prefix in PREFIXES.items()
+        }
 
     def _scores(self, weights: Tensor, Z: Tensor, own: NDArray[Any], labels: NDArray[Any]) -> Scores:
         fitted, new = (torch.from_numpy(each)[None].to(Z.device) for each in (own[self.rows], labels))
@@ -184,19 +171,17 @@ class Prober:
         if fitted is None or not len(test):
             return [unfitted(labels, 0 if fitted is None else len(fitted.rows), test) for labels in targets]
         new = cell.features[test]
-        copies = _copies(fitted.design, new)
+        copies, turned = _copies(fitted.design, new), fitted.design.project(new)
         return [
             {
-                **means(scores),
+                **means(fitted.scores(k, turned, labels, test)),
                 **counts(labels.problems["real"], fitted.rows, test, classes=self.kind.classifies),
                 "C": fitted.C[k],
                 "weakest": self._is_weakest(fitted.C[k], cell.width),
                 "copies": copies,
                 "converged": fitted.converged[k],
             }
-            for k, (labels, scores) in enumerate(
-                zip(targets, fitted.scores(fitted.design.project(new), targets, test), strict=True)
-            )
+            for k, labels in enumerate(targets)
         ]
 
     def _is_weakest(self, C: float, width: int) -> float:

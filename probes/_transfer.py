@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
-from seamscope.probes._cell import Cell
 from seamscope.probes._choice import strengths_of
 from seamscope.probes._design import Scale
-from seamscope.probes._folds import Codes, Names
+from seamscope.probes._folds import Codes
 from seamscope.probes._grid import grid_of, listed
 from seamscope.probes._kinds import kind_of
 from seamscope.probes._labels import Labels
 from seamscope.probes._plan import Planned, plan_cells
-from seamscope.probes._prober import Fitted, Folds, Prober, Record, counts
+from seamscope.probes._prober import Fitted, Folds, Prober, Record, by_rows, counts
 from seamscope.probes._side_by_side import in_threads
 from seamscope.probes._stats import bootstrap_interval, exceeds, false_discovery
 from seamscope.probes._store_prober import StoreProber
@@ -169,24 +169,29 @@ class Elsewhere:
 
     def score(self, planned: Planned, fitted: Sequence[Folds]) -> list[Record]:
         """One record per site, target and fold."""
+        if planned.site not in self._sites:
+            return []
         place = {"train_condition": planned.condition, "train_span": planned.span, "train_site": planned.site}
-        rows = self._prober.rows
-        return [
-            {**place, "target": own.target, **record}
-            for folds in fitted
-            for other in self._plan
-            if planned.site in self._sites and (self._across or other.site == planned.site)
-            for number, own in enumerate(folds.targets)
-            if own.target in other.targets
-            for record in _tested(
-                folds.fits,
-                number,
-                self._read(other),
-                self._prober.labels(other.condition, own.target),
-                rows.in_fold[other.condition],
-                rows.groups[other.condition],
-            )
-        ]
+        others = [other for other in self._plan if self._across or other.site == planned.site]
+        return [{**place, **record} for folds in fitted for other in others for record in self._scored(folds, other)]
+
+    def _scored(self, folds: Folds, other: Planned) -> Iterator[Record]:
+        """Score the probes of every fold on the rows of that fold in another cell."""
+        cell, rows = self._read(other), self._prober.rows
+        in_fold, groups = rows.in_fold[other.condition], rows.groups[other.condition]
+        names = [each.target for each in folds.targets]
+        there = [self._prober.labels(other.condition, name) for name in names if name in other.targets]
+        for alike in by_rows(there):
+            used = np.flatnonzero(alike[0].labelled & cell.held)
+            for fold, fitted in enumerate(folds.fits):
+                test, beside = used[in_fold[used] == fold], used[in_fold[used] != fold]
+                if fitted is None or not len(test) or not len(beside):
+                    continue
+                new = cell.features[test]
+                turned = fitted.design.project(new), fitted.design.turned(Scale.of(cell.features[beside]).apply(new))
+                for labels in alike:
+                    found = _record(fitted, names.index(labels.target), turned, labels, test, used)
+                    yield {**cell.place, "target": labels.target, "fold": fold, **found, "groups": groups[test]}
 
 
 def summarise_transfer(table: pd.DataFrame, *, n: int = 2000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -229,34 +234,20 @@ def _table(records: Sequence[Sequence[Record]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype({"layer": "Int64"})
 
 
-def _tested(
-    fits: Sequence[Fitted | None], number: int, cell: Cell, labels: Labels, in_fold: Codes, groups: Names
-) -> list[Record]:
-    """Score one target's probes of every fold on the rows of that fold in another cell."""
-    used = np.flatnonzero(labels.labelled & cell.held)
-    records = []
-    for fold, several in enumerate(fits):
-        test, beside = used[in_fold[used] == fold], used[in_fold[used] != fold]
-        if several is None or not len(test) or not len(beside):
-            continue
-        fitted = several.only(number)
-        real, new = fitted.targets[0].problems["real"], cell.features[test]
-        as_it_is = fitted.scores(fitted.design.project(new), [labels], test)[0]
-        recentred = fitted.design.turned(Scale.of(cell.features[beside]).apply(new))
-        centred = fitted.scores(recentred, [labels], test)[0]
-        told = counts(real, fitted.rows, fitted.rows, classes=True)
-        there = labels.problems["real"]
-        blind = (there[test] == np.bincount(there[used]).argmax()).astype(float)
-        correct = {"correct": as_it_is[""], "recentred_correct": centred[""], "control_correct": centred["control_"]}
-        held = {name: each for name, each in correct.items() if each is not None}
-        means = {name.replace("correct", "accuracy"): float(each.mean()) for name, each in held.items()}
-        sizes = {name: told[name] for name in ("uniform", "n_classes", "starved")}
-        records.append(
-            {
-                **cell.place,
-                **{"fold": fold, **means, "chance": float(blind.mean()), **sizes, "C": fitted.C[0]},
-                **{"n_train": len(fitted.rows), "n_test": len(test), "converged": fitted.converged[0]},
-                **{"rows": test, "groups": groups[test], **correct, "blind": blind},
-            }
-        )
-    return records
+def _record(
+    fitted: Fitted, number: int, turned: tuple[Tensor, Tensor], labels: Labels, test: Codes, used: Codes
+) -> Record:
+    """What one target's probe reads in the rows `test` of another cell, turned as they are and after recentring."""
+    real, there = fitted.targets[number].problems["real"], labels.problems["real"]
+    as_it_is, centred = (fitted.scores(number, each, labels, test) for each in turned)
+    correct = {"correct": as_it_is[""], "recentred_correct": centred[""], "control_correct": centred["control_"]}
+    means = {name.replace("correct", "accuracy"): each.mean() for name, each in correct.items() if each is not None}
+    told = counts(real, fitted.rows, fitted.rows, classes=True)
+    blind = (there[test] == np.bincount(there[used]).argmax()).astype(float)
+    return {
+        **{name: told[name] for name in ("uniform", "n_classes", "starved")},
+        **means,
+        **{"chance": blind.mean(), "C": fitted.C[number], "converged": fitted.converged[number]},
+        **{"n_train": len(fitted.rows), "n_test": len(test)},
+        **{"rows": test, **correct, "blind": blind},
+    }
