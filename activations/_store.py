@@ -192,6 +192,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file itself."""
+        return open_store, (self.path.absolute(),)
+
     def __repr__(self) -> str:
         held = f"conditions={self.conditions}, {len(self.sites)} sites, spans={self.spans}"
         return f"Store({str(self.path)!r}, {held})"

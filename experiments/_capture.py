@@ -73,7 +73,8 @@ class Capture:
     """The activations of a task's items and their partners under some conditions, and where they are kept.
 
     One row per (item or partner, condition); both share their group, so that no split separates them. A shard depends
-    only on what was asked, not on when or where it is made.
+    only on what was asked, not on when or where it is made. In the cascade, call 2 is put after what the model itself
+    says in call 1, or after what was `said` of each item, by its id.
     """
 
     def __init__(
@@ -88,8 +89,9 @@ class Capture:
         settings: Settings,
         part: tuple[int, int] = (0, 1),
         digests: Mapping[str, str] | None = None,
+        said: Mapping[str, str] | None = None,
     ) -> None:
-        self._vlm, self._task, self._members = vlm, task, members
+        self._vlm, self._task, self._members, self._said = vlm, task, members, said
         self._path, self._part, self._settings = path, part, settings
         self._conditions, self._sites = tuple(conditions), sites
         sample = members.spread(SAMPLE)
@@ -188,6 +190,8 @@ class Capture:
                 yield len(batch), _Append(file, condition, describe_rows(self._task, batch), acts, places)
 
     def _heard(self, items: list[Item]) -> list[Item]:
+        if self._said is not None:
+            return [item.saying(self._task.hand_over(item, self._said[item.id])) for item in items]
         heard = list(items)
         for places in self._by_length(items, "perceive"):
             batch, _ = hear(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from seamscope.activations import Store
@@ -27,7 +27,7 @@ READING: Final = ("question", "last")
 NONE: Final = ["train_condition", "train_span", "train_site", "condition", "span", "site", "target", "accuracy"]
 ENDS: Final = ("accuracy", "low", "high")
 FOLDS: Final = 5
-WORKERS: Final = min(4, os.cpu_count() or 1)
+WORKERS: Final = min(8, cpu_count())
 CROP: Final = 12  # pixels of an object's picture, each way
 WHOLE: Final = 24  # of the whole picture
 

@@ -120,7 +120,7 @@ class Study:
         return self.run.derive("gap", composition_gap(self.answers, seed=self.settings.seed))
 
     def store(self, *, untrained: bool = False) -> Store:
-        """The activations of direct and cascaded runs; of an untrained copy of the model, direct only."""
+        """The activations of direct and cascaded runs, also of an untrained copy of the model."""
         if not self.has_store(untrained=untrained):
             self.capture(untrained=untrained)
         return open_store(self.run.folder / (UNTRAINED if untrained else ACTIVATIONS))
@@ -138,18 +138,28 @@ class Study:
         return made
 
     def plan_capture(self, *, untrained: bool = False, part: tuple[int, int] = (0, 1)) -> Capture:
-        """What makes the store, or one part of it; nothing is written yet."""
+        """What makes the store, or one part of it; nothing is written yet.
+
+        An untrained copy of the model names nothing that it sees: its text runs are about what the trained one said.
+        """
         return Capture(
             self._load(untrained=True) if untrained else self.vlm,
             self.task,
             Members(self.task, self.settings),
             path=self.run.folder / (UNTRAINED if untrained else ACTIVATIONS),
-            conditions=("direct",) if untrained else ("direct", "cascaded"),
+            conditions=("direct", "cascaded"),
             sites=self.sites,
             settings=replace(self.settings, untrained=untrained),
             part=part,
             digests=self.run.made_from,
+            said=self._said() if untrained else None,
         )
+
+    def _said(self) -> dict[str, str]:
+        """What the model said in call 1 of every row, by its id."""
+        with self.store() as store:
+            rows = store.rows("cascaded")
+        return dict(zip(rows.id, rows.said, strict=True))
 
     @cached_property
     def probes(self) -> pd.DataFrame:

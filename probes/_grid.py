@@ -17,7 +17,7 @@ from seamscope.probes._kinds import kind_of
 from seamscope.probes._plan import Planned, plan_cells
 from seamscope.probes._prober import Prober, Record
 from seamscope.probes._rows import Rows
-from seamscope.probes._side_by_side import in_threads
+from seamscope.probes._side_by_side import side_by_side
 from seamscope.probes._store_prober import StoreProber
 
 PER_ITEM = (
@@ -114,7 +114,7 @@ def probe_grid(
     def probe(planned: Planned) -> list[Record]:
         return prober.score(planned, prober.fit(planned))
 
-    return grid_of(in_threads(probe, plan, workers, "probes", progress))
+    return grid_of(side_by_side(probe, plan, workers, "probes", progress))
 
 
 def probe_features(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from seamscope.activations import Store
 from seamscope.hooks import StoreError
+from seamscope.probes._cell import Cell
 from seamscope.probes._choice import strengths_of
 from seamscope.probes._design import Scale
 from seamscope.probes._folds import Codes
@@ -20,7 +20,7 @@ from seamscope.probes._kinds import kind_of
 from seamscope.probes._labels import Labels
 from seamscope.probes._plan import Planned, plan_cells
 from seamscope.probes._prober import Fitted, Folds, Prober, Record, by_rows, counts
-from seamscope.probes._side_by_side import in_threads
+from seamscope.probes._side_by_side import side_by_side
 from seamscope.probes._stats import bootstrap_interval, exceeds, false_discovery
 from seamscope.probes._store_prober import StoreProber
 
@@ -93,7 +93,7 @@ def probe_transfer(
         return there.score(planned, prober.fit(planned))
 
     plan = [each for each in plans[0] if each.site in shared]
-    return _table(in_threads(probe, plan, workers, "transfer", progress))
+    return _table(side_by_side(probe, plan, workers, "transfer", progress))
 
 
 def probe_pair(
@@ -148,7 +148,7 @@ def probe_pair(
         return prober.score(planned, fitted), away[which].score(planned, fitted)
 
     cells = [(which, planned) for which, plan in enumerate(plans) for planned in plan]
-    found = in_threads(probe, range(len(cells)), workers, "probes", progress)
+    found = side_by_side(probe, range(len(cells)), workers, "probes", progress)
     return grid_of([home for home, _ in found]), _table([other for _, other in found])
 
 
@@ -165,7 +165,11 @@ class Elsewhere:
     def __init__(self, prober: StoreProber, plan: Sequence[Planned], sites: Collection[str], *, across: bool) -> None:
         self._prober, self._across, self._sites = prober, across, sites
         self._plan = [each for each in plan if each.site in sites]
-        self._read = cache(prober.read)
+        self._cells: dict[Planned, Cell] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process reads the cells itself."""
+        return {**self.__dict__, "_cells": {}}
 
     def score(self, planned: Planned, fitted: Sequence[Folds]) -> list[Record]:
         """One record per site, target and fold."""
@@ -177,7 +181,9 @@ class Elsewhere:
 
     def _scored(self, folds: Folds, other: Planned) -> Iterator[Record]:
         """Score the probes of every fold on the rows of that fold in another cell."""
-        cell, rows = self._read(other), self._prober.rows
+        if other not in self._cells:
+            self._cells[other] = self._prober.read(other)
+        cell, rows = self._cells[other], self._prober.rows
         in_fold, groups = rows.in_fold[other.condition], rows.groups[other.condition]
         names = [each.target for each in folds.targets]
         there = [self._prober.labels(other.condition, name) for name in names if name in other.targets]

@@ -1,5 +1,6 @@
 """What is read is what was written, bit for bit, by `open_store` and by h5py alone."""
 
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -336,6 +337,16 @@ def test_a_partial_read_touches_only_its_bytes(tmp_path, compression, shards):
     assert some <= 3 * row + 2 * chunk + 2 * slack
     assert table <= slack
     assert whole >= 32 * row  # the control: reading is counted
+
+
+def test_another_process_opens_the_same_store(joined, monkeypatch, tmp_path):
+    with open_store(joined) as store:
+        sent = pickle.dumps(store)
+        monkeypatch.chdir(tmp_path)
+        with pickle.loads(sent) as other:
+            where = "lm.1.mlp_out", "last", "direct"
+            assert other.sites == store.sites
+            assert torch.equal(other.read(*where).values, store.read(*where).values)
 
 
 def test_threads_may_read_one_store(joined, monkeypatch):

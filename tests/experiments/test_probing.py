@@ -48,6 +48,20 @@ def test_an_untrained_organism_is_at_chance_where_the_answer_is_made(study: Stud
     assert rows.accuracy.mean() > rows.untrained_accuracy.mean() + 0.1
 
 
+def test_an_untrained_organism_hears_what_the_trained_one_said(study: Study) -> None:
+    """Words are read off random embeddings where they stand; where the answer is made, nothing is."""
+    with study.store() as trained, study.store(untrained=True) as untrained:
+        for condition in ("direct", "cascaded"):
+            assert untrained.rows(condition).said.tolist() == trained.rows(condition).said.tolist()
+            assert untrained.rows(condition).said.ne("").all()
+    text = study.probes[study.probes.condition == "cascaded"]
+    assert text.untrained_accuracy.notna().all()
+    words = text[text.span.str.startswith("intermediate") & text.target.str.endswith("rank")]
+    assert words.untrained_accuracy.min() > 0.9
+    sums = text[(text.span == "last") & (text.target == "sum")]
+    assert sums.accuracy.max() > sums.untrained_accuracy.max() + 0.4
+
+
 def test_shuffled_labels_are_at_chance_everywhere(study: Study) -> None:
     for target, rows in study.probes.groupby("target"):
         assert abs(rows.shuffled_accuracy.mean() - 1 / rows.n_classes.mean()) < 0.08, target

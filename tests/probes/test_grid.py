@@ -1,5 +1,7 @@
 """The grid's table: its rows, its names, its splits, and what it refuses."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
-from seamscope.probes import PER_ITEM, LinearProbe, probe_grid, summarise
+from seamscope.probes import PER_ITEM, LinearProbe, _side_by_side, probe_grid, summarise
+from seamscope.probes._side_by_side import side_by_side
 
 N, D = 60, 6
 SITES = ("projector.out", "lm.0.resid_post", "lm.1.resid_post")
@@ -97,16 +100,43 @@ def test_equals_scikit_learn_on_the_same_split(store, pool):
         assert row.chance == pytest.approx((y[row.rows] == np.bincount(y).argmax()).mean())
 
 
-def test_the_result_does_not_depend_on_threads_or_company(store):
+def test_the_result_does_not_depend_on_processes_or_company(store, monkeypatch):
     alone = probe_grid(store, "sum", sites="lm.0.*", spans="last", workers=1)
     before = torch.get_num_threads()
-    company = probe_grid(store, ["card.0.rank", "sum", "card.1.rank"], workers=3)
+    monkeypatch.setattr(_side_by_side, "WORTH", -1.0)  # everything but the first cell in other processes
+    company = probe_grid(store, ["card.0.rank", "sum", "card.1.rank"], workers=2)
     assert torch.get_num_threads() == before
     same = company.query("site == 'lm.0.resid_post' and span == 'last' and target == 'sum'")
+    assert len(same) == len(alone) == 10
     for one, other in zip(alone.itertuples(), same.itertuples(), strict=True):
         assert one.accuracy == other.accuracy
         assert (one.shuffled_correct == other.shuffled_correct).all()
         assert (one.control_correct == other.control_correct).all()
+
+
+def twice():
+    """Made here, so that it travels whole: another process cannot import the tests."""
+
+    def fit(k):
+        if k == 5:
+            raise StoreError("this cell is bad")
+        return os.getpid(), 2 * k
+
+    return fit
+
+
+def test_cells_are_fitted_in_order_and_an_error_in_another_process_is_told(monkeypatch):
+    monkeypatch.setattr(_side_by_side, "WORTH", -1.0)
+    found = side_by_side(twice(), range(5), 2, "cells", False)
+    assert [each for _, each in found] == [0, 2, 4, 6, 8]
+    assert found[0][0] == os.getpid() not in {process for process, _ in found[1:]}
+    with pytest.raises(StoreError, match="this cell is bad"):
+        side_by_side(twice(), range(9), 2, "cells", False)
+
+
+def test_what_is_soon_done_is_done_here():
+    found = side_by_side(twice(), range(5), 2, "cells", False)
+    assert {process for process, _ in found} == {os.getpid()}
 
 
 def test_a_span_template_stands_for_the_targets_own_object(store):
