@@ -13,9 +13,8 @@ folds, inner folds, labels and strengths:
 
 scikit-learn runs on a random sample of (site, target) pairs, in all folds, every target equally often; its time is
 scaled by the number of cells, all of which have equally many fits. `speedup_interval` is a bootstrap over the sampled
-pairs, `speedup_spread` the least and the greatest ratio of a single cell. `speedup_in_processor_time` has processor
-time on both sides, which other work on the machine disturbs less. `ways` are ways to write the loop, by the tolerances
-of the fits that choose a strength and of those that are reported:
+pairs, `speedup_spread` the least and the greatest ratio of a single cell. `ways` are ways to write the loop, by the
+tolerances of the fits that choose a strength and of those that are reported:
 
 - careful: the loosest `tol`, of powers of ten, with which all fits come as near to the optimum as ours must: 1e-3,
   relative, for the choice, and 1e-4 for what is reported; this is `speedup`
@@ -351,7 +350,6 @@ def compare(path: Path, shape: Shape, *, workers: int, sample: int, sweeps: Sequ
         "ways": {name: _told(ways[name], run, found, speedup) for name, run in runs.items()},
         "seconds": {
             "ours": round(seconds, 2),
-            "ours_processor": round(processor, 2),
             "scikit_learn_scaled": round(speedup * seconds, 1),
         },
         "excess_objective_by_tol": {f"{tol:g}": value for tol, value in excess.items()},
