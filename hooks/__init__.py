@@ -2,6 +2,7 @@
 
 from seamscope.hooks._batch import Batch, Padding
 from seamscope.hooks._capture import Activations, capture
+from seamscope.hooks._cells import Cut, Edit
 from seamscope.hooks._checks import Check, run_checks
 from seamscope.hooks._errors import (
     ModelError,
@@ -18,7 +19,7 @@ from seamscope.hooks._load import checkpoint_folder, load_vlm
 from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
-from seamscope.hooks._replay import Edit, Replay, replay
+from seamscope.hooks._replay import Replay, ReplayWarning, replay
 from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites
 from seamscope.hooks._vlm import Vlm
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "Box",
     "Check",
+    "Cut",
     "Edit",
     "Family",
     "ModelError",
@@ -39,6 +41,7 @@ __all__ = [
     "Promptable",
     "Ragged",
     "Replay",
+    "ReplayWarning",
     "RunError",
     "Score",
     "SeamscopeError",

@@ -64,6 +64,13 @@ def allowed(mask: Tensor) -> Bool[Tensor, "batch 1 query key"]:
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
+def without(seen: Tensor, closed: Tensor, itself: Tensor) -> Bool[Tensor, "batch 1 query key"]:
+    """What may still be seen once something is closed; a query that would see nothing keeps itself."""
+    kept = seen & ~closed
+    blind = seen.any(-1, keepdim=True) & ~kept.any(-1, keepdim=True)
+    return kept | (blind & itself & seen)
+
+
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:

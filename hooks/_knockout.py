@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from seamscope.hooks._attention import edit_attention, require_editable
+from seamscope.hooks._attention import edit_attention, require_editable, without
 from seamscope.hooks._engine import require_here
 from seamscope.hooks._errors import SiteError
 
@@ -90,10 +90,8 @@ class _Scissors:
             raise SiteError(f"knockout: attention has {n_queries} queries, the batch {wiring.batch.width} positions")
         closed = self._closed[False].to(allowed.device)
         closed = torch.nn.functional.pad(closed, (0, n_keys - n_queries))
-        kept = allowed & ~closed
-        blind = allowed.any(-1, keepdim=True) & ~kept.any(-1, keepdim=True)
         itself = torch.eye(n_queries, n_keys, dtype=torch.bool, device=allowed.device)
-        return kept | (blind & itself & allowed)
+        return without(allowed, closed, itself)
 
     def across(self, allowed: Tensor) -> Tensor | None:
         """The same for cross-attention, where a query may end up seeing nothing; it then mixes in nothing."""

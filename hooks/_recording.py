@@ -8,7 +8,7 @@ layers' own modules do the work, with their own rotary embeddings, masks and win
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from seamscope.hooks._attention import allowed
+from seamscope.hooks._attention import allowed, without
 from seamscope.hooks._errors import RunError
 from seamscope.hooks._shared_prefix import sharing
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
 
     from seamscope.hooks._batch import Batch
     from seamscope.hooks._vlm import Vlm
@@ -36,11 +36,13 @@ class Cache:
     """Stands in for the cache that attention modules expect.
 
     While `recording` it notes keys and values, (1, heads, pos, head_dim) for each layer. Afterwards it puts those of
-    the tokens before `start` in front of new ones; layers that attend to the image from `outside` get theirs whole.
+    the tokens before `start` in front of new ones, which are the module's own, or `new`; layers that attend to the
+    image from `outside` get theirs whole. While `noting`, a module ends where it has made its keys and values.
     """
 
     def __init__(self, outside: Collection[int]) -> None:
-        self.recording, self.start = True, 0
+        self.recording, self.noting, self.start = True, False, 0
+        self.new: tuple[Tensor, Tensor] | None = None
         self._outside = outside
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -49,6 +51,9 @@ class Cache:
         if self.recording:
             self._held[layer] = keys, values
             return keys, values
+        if self.noting and layer not in self._outside:
+            raise _NotedError(keys, values)
+        keys, values = self.new or (keys, values)
         old_keys, old_values = (each.expand(len(keys), -1, -1, -1) for each in self._held[layer])
         if layer in self._outside:
             return old_keys, old_values
@@ -59,6 +64,10 @@ class Cache:
         """Keys and values of the tokens before `start`, (heads, start, head_dim)."""
         keys, values = (each[0, :, :start] for each in self._held[layer])
         return keys, values
+
+
+class _NotedError(Exception):
+    """Carries a module's keys and values out of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,20 +136,58 @@ class Recording:
         return found
 
     def go_on(
-        self, layer: int, start: int, stream: Float[Tensor, "cells tokens d_model"]
-    ) -> Float[Tensor, "cells tokens d_model"]:
-        """What the last layer gives for the tokens from `start` on, from what goes into `layer` there."""
-        shared = (self.batch.width - start) <= SHARED * start
-        self._cache.start = 0 if shared else start
+        self,
+        layer: int,
+        start: int,
+        stream: Float[Tensor, "cells tokens d_model"],
+        *,
+        reading: Int[Tensor, " read"],
+        closed: Mapping[int, Bool[Tensor, "cells tokens pos"]] | None = None,
+        trim: bool = True,
+    ) -> Float[Tensor, "cells read d_model"]:
+        """What the last layer gives at the positions `reading`, from what goes into `layer` from `start` on.
+
+        `closed` says which attention is cut in some layers. With `trim`, the last layer makes keys and values of all
+        tokens, and nothing else but of those that are read.
+        """
+        last = self.vlm.n_layers - 1
         with torch.inference_mode(), self._caching():
             for number in range(layer, self.vlm.n_layers):
-                given, parts = self._cut(number, start), self.vlm.anatomy.layers[number]
-                with ExitStack() as stack:
-                    if shared and not parts.crossed:
-                        stack.enter_context(sharing(parts.attn, *self._cache.prefix(number, start)))
-                    stream = _stream(parts.block(stream, *given.args, **given.kwargs))
+                cut = None if closed is None else closed.get(number)
+                if number == last and trim and len(reading) < stream.shape[1]:
+                    return self._trimmed(number, start, stream, reading, cut)
+                stream = self._layer(number, start, stream, slice(start, None), cut)
                 stream = self.between(number, start, stream)
-        return stream
+        return stream[:, reading - start]
+
+    def _layer(
+        self, number: int, start: int, stream: Tensor, positions: slice | Tensor, closed: Tensor | None
+    ) -> Tensor:
+        """What a layer gives at some positions, from what goes into it there."""
+        given, parts = self._given_at(number, positions, closed), self.vlm.anatomy.layers[number]
+        shared = (self.batch.width - start) <= SHARED * start and closed is None
+        self._cache.start = 0 if shared else start
+        with ExitStack() as stack:
+            if shared and not parts.crossed:
+                stack.enter_context(sharing(parts.attn, *self._cache.prefix(number, start)))
+            return _stream(parts.block(stream, *given.args, **given.kwargs))
+
+    def _trimmed(self, number: int, start: int, stream: Tensor, reading: Tensor, closed: Tensor | None) -> Tensor:
+        """What a layer gives at the positions that are read, from what goes into it from `start` on."""
+        if not self.vlm.anatomy.layers[number].crossed:
+            self._cache.noting = True
+            try:
+                return self._layer(number, start, stream, slice(start, None), closed)[:, reading - start]
+            except _NotedError as noted:
+                keys, values = noted.args
+                self._cache.new = keys, values
+            finally:
+                self._cache.noting = False
+        try:
+            closed = None if closed is None else closed[:, reading.cpu() - start]
+            return self._layer(number, start, stream[:, reading - start], reading, closed)
+        finally:
+            self._cache.new = None
 
     def between(self, number: int, start: int, stream: Tensor) -> Tensor:
         """What goes into the next layer: what a layer gives, and what the model adds there, as DeepStack does."""
@@ -153,27 +200,37 @@ class Recording:
         pairs = zip(self.posts[:-1], self.streams[1:], strict=True)
         return [*(None if torch.equal(gave, next_) else next_ - gave for gave, next_ in pairs), None]
 
-    def _cut(self, number: int, start: int) -> _Given:
+    def _given_at(self, number: int, positions: slice | Tensor, closed: Tensor | None) -> _Given:
+        """What a layer is given for some positions; where attention is cut, with a mask for each cell."""
         given, crossed = self._given[number], self.vlm.anatomy.layers[number].crossed
-        kwargs = {name: self._part(name, each, start) for name, each in given.kwargs.items()}
-        if not crossed and start and kwargs.get("attention_mask", self) is None:
-            kwargs["attention_mask"] = self._causal(start)
+        kwargs = {name: self._part(name, each, positions) for name, each in given.kwargs.items()}
+        whole = positions == slice(0, None)
+        if not (crossed or (whole and closed is None)) and kwargs.get("attention_mask", self) is None:
+            kwargs["attention_mask"] = self._causal(positions)
+        if closed is not None:
+            mask = kwargs["attention_mask"]
+            every = torch.arange(self.batch.width, device=mask.device)
+            itself = every[positions][:, None] == every
+            kept = without(allowed(mask), closed.to(mask.device)[:, None], itself)
+            kwargs["attention_mask"] = (
+                kept if mask.dtype == torch.bool else torch.where(kept, mask, torch.finfo(mask.dtype).min)
+            )
         return _Given(given.args, kwargs)
 
-    def _part(self, name: str, value: Any, start: int) -> Any:
-        """Of what a layer was given, what belongs to the tokens from `start` on."""
+    def _part(self, name: str, value: Any, positions: slice | Tensor) -> Any:
+        """Of what a layer was given, what belongs to some positions."""
         if isinstance(value, tuple | list):
-            return type(value)(self._part(name, each, start) for each in value)
+            return type(value)(self._part(name, each, positions) for each in value)
         if not isinstance(value, Tensor) or name in OUTSIDE:
             return value
         if name in LAST:
-            return value[..., start:]
-        return value[..., start:, :] if value.ndim > 1 and value.shape[-2] == self.batch.width else value
+            return value[..., positions]
+        return value[..., positions, :] if value.ndim > 1 and value.shape[-2] == self.batch.width else value
 
-    def _causal(self, start: int) -> Tensor:
-        """Every token sees itself and those before it; for the tokens from `start` on."""
-        positions = torch.arange(self.batch.width, device=self.streams[0].device)
-        seen = (positions <= positions[start:, None])[None, None]
+    def _causal(self, positions: slice | Tensor) -> Tensor:
+        """Every token sees itself and those before it; for the tokens at some positions."""
+        every = torch.arange(self.batch.width, device=self.streams[0].device)
+        seen = (every <= every[positions][:, None])[None, None]
         if self.vlm.attn_implementation != "eager":
             return seen
         return torch.zeros_like(seen, dtype=self.vlm.dtype).masked_fill(~seen, torch.finfo(self.vlm.dtype).min)

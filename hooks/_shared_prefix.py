@@ -31,8 +31,8 @@ def sharing(
 def _attend(
     module: nn.Module,
     query: Float[Tensor, "rows heads own width"],
-    key: Float[Tensor, "rows kv_heads own width"],
-    value: Float[Tensor, "rows kv_heads own width"],
+    key: Float[Tensor, "rows kv_heads new width"],
+    value: Float[Tensor, "rows kv_heads new width"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -41,13 +41,13 @@ def _attend(
     """Attention over the prefix and over each row's own tokens, in one softmax; masks are the same for all rows."""
     config: Any = module.config
     old_keys, old_values = config.seamscope_prefix
-    (n, n_heads, own, width), heads, before = query.shape, key.shape[1], old_keys.shape[1]
+    (n, n_heads, own, width), (heads, new), before = query.shape, key.shape[1:3], old_keys.shape[1]
     asked = query.reshape(n, heads, -1, width)  # query heads of one key head together
     together = asked.transpose(0, 1).reshape(heads, -1, width)
     scores = torch.cat(
         [
             (together @ old_keys.mT).view(heads, n, -1, own, before),
-            (asked @ key.mT).view(n, heads, -1, own, own).transpose(0, 1),
+            (asked @ key.mT).view(n, heads, -1, own, new).transpose(0, 1),
         ],
         -1,
     )
@@ -59,7 +59,7 @@ def _attend(
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     found = (weights[..., :before].reshape(heads, -1, before) @ old_values).view(heads, n, -1, width).transpose(0, 1)
-    found = found + weights[..., before:].transpose(0, 1).reshape(n, heads, -1, own) @ value
+    found = found + weights[..., before:].transpose(0, 1).reshape(n, heads, -1, new) @ value
     return found.reshape(n, n_heads, own, width).transpose(1, 2).contiguous(), None
 
 

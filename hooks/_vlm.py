@@ -24,7 +24,7 @@ from seamscope.hooks._wiring import Wiring
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from seamscope.hooks._batch import Batch, Padding
     from seamscope.hooks._engine import Engine
@@ -150,9 +150,10 @@ class Vlm:
 
         `patches` counts the patches of all images, which towers arrange in one dimension or in several.
         """
-        return {name: self._shape(Site.parse(name)) for name in self.sites}
+        return {name: self.shape(Site.parse(name)) for name in self.sites}
 
-    def _shape(self, site: Site) -> tuple[int | str, ...]:
+    def shape(self, site: Site) -> tuple[int | str, ...]:
+        """Give one site's shape."""
         if site.visual:
             return ("patches", self.anatomy.tower_width if site.stack == "vision" else self.d_model)
         special: Mapping[str, tuple[int | str, ...]] = {
@@ -206,6 +207,17 @@ class Vlm:
 
         Raises `SpanError` unless the batch was encoded with answers.
         """
+        logits, targets, rows = self.answer_logits(batch)
+        with torch.inference_mode():
+            return Score.of(logits, targets, rows, len(batch))
+
+    def answer_logits(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "tokens vocab"], Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+        """The logits from which the tokens of all answers are read, end to end; those tokens, and the row of each.
+
+        Raises `SpanError` unless the batch was encoded with answers.
+        """
         rows, positions = _answer_tokens(batch)
         kept, column = torch.unique(positions - 1, return_inverse=True)
         if self._head_is_hooked:
@@ -213,8 +225,7 @@ class Vlm:
         logits = self.run(batch, pick="logits", logits_to_keep=kept.to(self.device))
         with torch.inference_mode():
             rows, column, positions = (index.to(logits.device) for index in (rows, column, positions))
-            targets = batch.inputs["input_ids"].to(logits.device)[rows, positions]
-            return Score.of(logits[rows, column], targets, rows, len(batch))
+            return logits[rows, column], batch.inputs["input_ids"].to(logits.device)[rows, positions], rows
 
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Continue each prompt greedily until the end-of-sequence token; give the new texts, stripped.

@@ -1,11 +1,31 @@
 """A replay gives what a patch around the whole forward pass gives, in every family, at every site, however batched."""
 
+from contextlib import ExitStack
+from dataclasses import replace
+
 import pytest
 import torch
 
-from seamscope.hooks import Edit, Patch, RunError, Score, SiteError, SpanError, _recording, capture, patch, replay
+from seamscope.hooks import (
+    Cut,
+    Edit,
+    Patch,
+    Prompt,
+    ReplayWarning,
+    RunError,
+    Score,
+    Segment,
+    Site,
+    SiteError,
+    SpanError,
+    _recording,
+    capture,
+    knockout,
+    patch,
+    replay,
+)
+from seamscope.hooks._cells import batches
 from seamscope.hooks._recording import Recording
-from seamscope.hooks._replay import _batches
 
 from .families_fixture import BOX, QUESTION, families, load, shown
 
@@ -42,27 +62,81 @@ def pairs_of(edits, count, seed=0):
     return [(edits[a], edits[b]) for a, b in pairs if edits[a].site != edits[b].site][:count]
 
 
-def by_patch(vlm, batch, cells):
-    """The answer's score under every cell, each in a forward pass of its own."""
+def random_cuts(vlm, batch, seed, count=6):
+    """Attention from some positions to some earlier ones, in some of the layers that attend within the prompt."""
+    rng = torch.Generator().manual_seed(seed)
+    layers = [k for k, layer in enumerate(vlm.anatomy.layers) if not layer.crossed]
+    found = []
+    for _ in range(count):
+        queries = torch.randperm(batch.width - 1, generator=rng)[:3].sort().values + 1
+        keys = torch.randperm(int(queries[-1]) + 1, generator=rng)[:4]
+        first = int(torch.randint(len(layers), (1,), generator=rng))
+        found.append(Cut(layers=tuple(layers[first : first + 2]), queries=queries, keys=keys))
+    return found
+
+
+def by_patch(vlm, batch, cells, rival=None):
+    """Every measure of the answer under every cell, from the logits of a forward pass of its own."""
 
     def writing(edit):
+        heads = slice(None) if edit.heads is None else list(edit.heads)
+
         def write(value):
-            value[:, edit.positions] = edit.values.to(value)
-            return value
+            tokens = value.reshape(-1, *edit.values.shape[1:])
+            for k, position in enumerate(edit.positions.tolist()):
+                tokens[position, heads] = edit.values[k, heads].to(value)
+            return tokens.view_as(value)
 
         return Patch(edit.site, write)
 
+    at = batch.positions("answer")[0]
+    tokens = batch.inputs["input_ids"][0, at]
+    base = vlm.forward(batch)[0, at - 1].float()
     found = []
     for cell in cells:
-        with patch(vlm, [writing(edit) for edit in ([cell] if isinstance(cell, Edit) else cell)]):
-            found.append(vlm.score(batch))
-    return Score(*(torch.cat([getattr(each, name) for each in found]) for name in ("logprob", "first", "greedy")))
+        parts = [cell] if isinstance(cell, Edit | Cut) else cell
+        named = {
+            f"{k} {side}": getattr(each, side)
+            for k, each in enumerate(parts)
+            if isinstance(each, Cut)
+            for side in ("queries", "keys")
+        }
+        own = replace(batch, spans=({**batch.spans[0], **named},))
+        with ExitStack() as stack:
+            stack.enter_context(patch(vlm, [writing(each) for each in parts if isinstance(each, Edit)]))
+            for k, each in enumerate(parts):
+                if isinstance(each, Cut):
+                    stack.enter_context(knockout(vlm, queries=f"{k} queries", keys=f"{k} keys", layers=each.layers))
+            logits = vlm.forward(own)[0, at - 1].float()
+        found.append(measured(logits, tokens, base, rival))
+    return Score(*(torch.stack(each) for each in zip(*found, strict=True)))
+
+
+def measured(logits, tokens, base, rival):
+    logprobs = logits.log_softmax(-1)
+    difference = torch.tensor(torch.nan)
+    for k in range(0 if rival is None else min(len(rival), len(tokens))):
+        if rival[k] != tokens[k]:
+            difference = logits[k, tokens[k]] - logits[k, rival[k]]
+            break
+    return (
+        logprobs[torch.arange(len(tokens)), tokens].sum(),
+        logits[0].argmax() == tokens[0],
+        (logits.argmax(-1) == tokens).all(),
+        (logits[0].argsort(descending=True) == tokens[0]).nonzero()[0, 0],
+        difference,
+        torch.nn.functional.kl_div(logprobs[0], base[0].log_softmax(-1), log_target=True, reduction="sum"),
+    )
 
 
 def require_equal(got, wanted, tolerance=1e-5):
     assert ((got.logprob - wanted.logprob).abs() <= tolerance * wanted.logprob.abs()).all()
-    assert torch.equal(got.first, wanted.first)
-    assert torch.equal(got.greedy, wanted.greedy)
+    for name in ("first", "greedy", "rank"):
+        assert torch.equal(getattr(got, name), getattr(wanted, name))
+    assert torch.equal(got.difference.isnan(), wanted.difference.isnan())
+    known = ~wanted.difference.isnan()
+    assert torch.allclose(got.difference[known], wanted.difference[known], rtol=tolerance, atol=tolerance)
+    assert torch.allclose(got.kl, wanted.kl, rtol=10 * tolerance, atol=tolerance)
 
 
 @ATTENTIONS
@@ -72,9 +146,98 @@ def test_every_site_of_every_family(name, attention):
     batch = prompt(vlm)
     edits = random_edits(vlm, batch, sites_of(vlm), seed=0)
     cells = [*edits, *pairs_of(edits, 8)]
-    wanted = by_patch(vlm, batch, cells)
+    rival = vlm.encode([shown(QUESTION, 1, (50, 37), BOX)], answers=["four"])
+    rival = rival.inputs["input_ids"][0, rival.positions("answer")[0]]
+    wanted = by_patch(vlm, batch, cells, rival)
     assert wanted.logprob.std() > 1e-3  # the edits do something
-    require_equal(replay(vlm, batch).score(cells, budget=2**20), wanted)
+    assert wanted.kl.max() > 1e-4
+    assert wanted.difference.isfinite().all()
+    run = replay(vlm, batch, rival=rival)
+    require_equal(run.score(cells, budget=2**20), wanted)
+    assert run.exact
+    unpatched = vlm.score(batch)
+    assert run.base.logprob == pytest.approx(unpatched.logprob, rel=1e-6)
+    assert torch.equal(run.base.rank, unpatched.rank)
+
+
+@ATTENTIONS
+@families
+def test_cut_attention_of_every_family(name, attention):
+    """Alone, several at once, and beside edits."""
+    vlm = load(name, attention)
+    batch = prompt(vlm)
+    cuts = random_cuts(vlm, batch, seed=4)
+    edits = random_edits(vlm, batch, sites_of(vlm)[::4], seed=5, each=1)
+    cells = [*cuts, cuts[:2], *([cut, edit] for cut, edit in zip(cuts, edits, strict=False))]
+    wanted = by_patch(vlm, batch, cells)
+    assert wanted.logprob.std() > 1e-5
+    run = replay(vlm, batch, proofs=0)
+    require_equal(run.score(cells), wanted)
+    require_equal(run.score(cells, budget=1), wanted)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "mllama", "gemma3"])
+def test_single_heads(name):
+    vlm = load(name)
+    batch = prompt(vlm)
+    rng = torch.Generator().manual_seed(7)
+    site = f"lm.{vlm.n_layers - 1}.head_z"
+    cells = []
+    for at, heads in ((3, (0,)), (batch.width - 4, (1,)), (batch.width - 2, (0, 1)), (5, None)):
+        for where in ("lm.0.head_z", site):
+            width = vlm.shape(Site.parse(where))[2:]
+            values = torch.randn(2, *width, generator=rng)
+            cells.append(Edit(site=where, positions=torch.tensor([at, at + 1]), values=values, heads=heads))
+    wanted = by_patch(vlm, batch, cells)
+    require_equal(replay(vlm, batch).score(cells), wanted)
+    assert (wanted.logprob[0] - wanted.logprob[6]).abs() > 1e-5  # which heads are edited matters
+
+
+@families
+def test_sites_before_the_decoder_are_run_as_whole_passes(name):
+    vlm = load(name)
+    batch = prompt(vlm)
+    rng = torch.Generator().manual_seed(8)
+    sites = [site for site in vlm.sites if Site.parse(site).visual][:: max(1, vlm.n_vision_layers)]
+    with capture(vlm, sites) as acts:
+        vlm.forward(batch)
+    edits = []
+    for site in acts:
+        feature = tuple(vlm.shape(Site.parse(site))[1:])
+        tokens = acts[site].reshape(-1, *feature)
+        at = torch.arange(len(tokens))[:5]
+        edits.append(Edit(site=site, positions=at, values=tokens[at] + torch.randn(5, *feature, generator=rng)))
+    inside = random_edits(vlm, batch, ["lm.1.resid_post"], seed=9, each=1)
+    cells = [*edits, *inside, [edits[0], inside[0]]]
+    require_equal(replay(vlm, batch).score(cells), by_patch(vlm, batch, cells))
+
+
+def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
+    vlm = load("llava", "auto")
+    batch = prompt(vlm)
+    cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
+    wanted = by_patch(vlm, batch, cells)
+    causal = Recording._causal
+    monkeypatch.setattr(Recording, "_causal", lambda self, positions: causal(self, positions).logical_not())
+    assert not torch.allclose(replay(vlm, batch, proofs=0).score(cells).logprob, wanted.logprob, rtol=1e-3)
+    run = replay(vlm, batch)
+    with pytest.warns(ReplayWarning, match=r"replay of .* differs from a whole pass by .* every cell of this prompt"):
+        found = run.score(cells)
+    assert not run.exact
+    require_equal(found, wanted)
+
+
+def test_whole_passes_are_run_for_the_proofs_alone(monkeypatch):
+    vlm = load("llava")
+    batch = prompt(vlm)
+    cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
+    passes = []
+    handle = vlm.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    run = replay(vlm, batch, proofs=3)
+    run.score(cells)
+    run.score(cells)
+    handle.remove()
+    assert len(passes) == 1 + 3
 
 
 @pytest.mark.parametrize("attention", ["eager", "auto"])
@@ -110,7 +273,7 @@ def test_the_layout_of_batches_changes_nothing(name):
     together, alone = run.score(cells, budget=2**30), run.score(cells, budget=1)
     require_equal(together, alone, 2e-6)
     turned = run.score(cells[::-1], budget=2**22)
-    require_equal(Score(*(getattr(turned, field).flip(0) for field in ("logprob", "first", "greedy"))), alone, 2e-6)
+    require_equal(turned[torch.arange(len(cells)).flip(0)], alone, 2e-6)
 
 
 @families
@@ -146,7 +309,7 @@ def test_a_later_patch_takes_fewer_tokens_and_layers(monkeypatch):
     """What is computed, counted: the tokens that pass each layer."""
     vlm = load("llava")
     batch = prompt(vlm)
-    run = replay(vlm, batch)
+    run = replay(vlm, batch, proofs=0)
     taken = []
     handles = [
         layer.block.register_forward_pre_hook(lambda _, args: taken.append(args[0].shape[:2].numel()))
@@ -157,17 +320,19 @@ def test_a_later_patch_takes_fewer_tokens_and_layers(monkeypatch):
     run.score([edit] * 3)
     for handle in handles:
         handle.remove()
-    assert taken == [3 * 4] * (vlm.n_layers - 2)
+    read = len(batch.positions("answer")[0]) - 1  # the positions from `at` on that the answer is read from
+    assert read < 4
+    assert taken == [*[3 * 4] * (vlm.n_layers - 2), 3 * read]  # the last layer: keys of all, then what is read
 
 
 class _Plan:
     def __init__(self, start, layer=0):
-        self.start, self.layer, self.rest = start, layer, ()
+        self.start, self.layer, self.alike = start, layer, layer
 
 
 def test_batches_hold_few_wasted_tokens_and_no_more_than_fit():
     plans = [_Plan(start, layer) for start in range(90) for layer in (0, 1)]
-    found = list(_batches(plans, 100, 400))
+    found = list(batches(plans, 100, 400))
     assert sorted(id(plan) for some in found for plan in some) == sorted(map(id, plans))
     for some in found:
         taken = len(some) * (100 - min(plan.start for plan in some))
@@ -189,13 +354,27 @@ def test_wrong_input():
     run = replay(vlm, batch)
     value = torch.zeros(1, vlm.d_model)
     edit = Edit(site="lm.0.resid_post", positions=torch.tensor([3]), values=value)
-    with pytest.raises(SiteError, match="is not replayed; patch it"):
-        run.score([Edit(site="projector.out", positions=torch.tensor([0]), values=value)])
+    with pytest.raises(SiteError, match="holds weights, no tokens"):
+        run.score([Edit(site="lm.0.pattern", positions=torch.tensor([0]), values=value)])
+    with pytest.raises(SiteError, match="has no heads"):
+        run.score([replace(edit, heads=(0,))])
+    heads = torch.zeros(1, *vlm.shape(Site.parse("lm.0.head_z"))[2:])
+    with pytest.raises(SiteError, match="has heads 0 to"):
+        run.score([Edit(site="lm.0.head_z", positions=torch.tensor([3]), values=heads, heads=(99,))])
+    with pytest.raises(SiteError, match="the decoder has layers 0 to"):
+        run.score([Cut(layers=(99,), queries=torch.tensor([3]), keys=torch.tensor([1]))])
+    with pytest.raises(SpanError, match="cut: keys must be in 0 to"):
+        run.score([Cut(layers=(0,), queries=torch.tensor([3]), keys=torch.tensor([batch.width]))])
+    with pytest.raises(RunError, match="there is no cell to run"):
+        run.score([])
+    text = replay(vlm, vlm.encode([Prompt(segments=(Segment("what?"),))], answers=["nine"]))
+    with pytest.raises(SiteError, match="cannot be edited: the prompt has no image"):
+        text.score([Edit(site="projector.out", positions=torch.tensor([0]), values=value)])
     with pytest.raises(SiteError, match="unknown site"):
         run.score([Edit(site="lm.9.resid_post", positions=torch.tensor([0]), values=value)])
     with pytest.raises(SpanError, match=f"positions must be in 0 to {batch.width - 1}"):
         run.score([Edit(site="lm.0.resid_post", positions=torch.tensor([batch.width]), values=value)])
-    with pytest.raises(RunError, match="a cell needs an edit"):
+    with pytest.raises(RunError, match="a cell needs an edit or a cut"):
         run.score([[]])
     with pytest.raises(RunError, match="one prompt at a time, not of 2"):
         replay(vlm, vlm.encode([shown(QUESTION, 1)] * 2, answers=["a", "b"]))
@@ -203,7 +382,7 @@ def test_wrong_input():
         replay(vlm, vlm.encode([shown(QUESTION, 1)]))
     with patch(vlm, Patch("lm.0.resid_post", lambda value: value)), pytest.raises(RunError, match="inside"):
         replay(vlm, batch)
-    with pytest.raises(SiteError, match="the value has shape"):
+    with pytest.raises(SiteError, match="needs values of shape"):
         run.score([Edit(site="lm.0.mlp_out", positions=torch.tensor([3]), values=torch.zeros(1, 5))])
     with pytest.raises(SiteError, match="needs values of shape"):
         run.score([Edit(site="lm.0.resid_post", positions=torch.tensor([3]), values=torch.zeros(1, 5))])

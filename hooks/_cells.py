@@ -1,0 +1,160 @@
+"""What a patched run changes of one prompt's run, and which of many are run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from seamscope.hooks._errors import SiteError, SpanError
+from seamscope.hooks._ragged import Ragged
+from seamscope.hooks._site import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+STREAMS: Final = ("resid_post", "embed", "resid_pre")  # of what goes into a layer, in the order in which they come
+REPLAYED: Final = (*STREAMS, "head_z", "attn_out", "cross_attn_out", "resid_mid", "mlp_out")
+WASTE: Final = 0.2  # of the tokens of a batch, computed though they come before a cell's patch
+FEWEST: Final = 4  # cells that are put together whatever is wasted
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Edit:
+    """New values for some tokens of a site.
+
+    Attributes:
+        site: any site that holds tokens, so not `pattern`.
+        positions: which tokens, (n,): positions in the prompt; in the tower and the projector, the numbers of their
+            tokens.
+        values: theirs, (n, *feature).
+        heads: of `head_z`, those that are edited; all, if not given.
+    """
+
+    site: str
+    positions: Int[Tensor, " n"]
+    values: Float[Tensor, n * feature]
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cut:
+    """Attention from some positions, (n,), to others, (m,), that is cut in some layers, as `knockout` does it."""
+
+    layers: tuple[int, ...]
+    queries: Int[Tensor, " n"]
+    keys: Int[Tensor, " m"]
+
+
+Cell = Edit | Cut | Sequence[Edit | Cut]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a cell is run: from which layer and token on, what is edited before, and what on the way."""
+
+    number: int
+    layer: int
+    start: int
+    direct: tuple[Edit, ...]
+    rest: tuple[Edit, ...]
+    cuts: tuple[Cut, ...]
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What cells that are run side by side have in common."""
+        return self.layer, tuple(sorted({edit.site for edit in self.rest}))
+
+
+def parts_of(cell: Cell) -> list[Edit | Cut]:
+    """The edits and cuts of a cell."""
+    return [cell] if isinstance(cell, Edit | Cut) else list(cell)
+
+
+def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int]) -> Plan:
+    """Plan a cell; `firsts` are the first tokens that a change at each position may reach."""
+    edits = [part for part in parts if isinstance(part, Edit)]
+    cuts = [part for part in parts if isinstance(part, Cut)]
+    sites = [Site.parse(edit.site) for edit in edits]
+    layer = min([*map(_begin, sites), *(min(cut.layers) for cut in cuts)])
+    first = min([*(int(edit.positions.min()) for edit in edits), *(int(cut.queries.min()) for cut in cuts)])
+    direct = [k for k, site in enumerate(sites) if _begin(site) == layer and site.kind in STREAMS]
+    direct.sort(key=lambda k: STREAMS.index(sites[k].kind))
+    return Plan(
+        number=number,
+        layer=layer,
+        start=firsts[first],
+        direct=tuple(edits[k] for k in direct),
+        rest=tuple(edit for k, edit in enumerate(edits) if k not in direct),
+        cuts=tuple(cuts),
+    )
+
+
+def _begin(site: Site) -> int:
+    """The first layer that an edit changes, or is made in."""
+    layer = int(site.layer or 0)
+    return layer + 1 if site.kind == "resid_post" else layer
+
+
+def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]]:
+    """Cells that are run side by side, `most` tokens at a time: those that begin and are edited at the same places."""
+    alike: dict[tuple[object, ...], list[Plan]] = {}
+    for plan in plans:
+        alike.setdefault(plan.alike, []).append(plan)
+    for several in alike.values():
+        several.sort(key=lambda plan: -plan.start)
+        some: list[Plan] = []
+        needed = 0  # tokens, if none were wasted
+        for plan in several:
+            length = width - plan.start
+            taken = (len(some) + 1) * length
+            if some and (taken > most or (len(some) >= FEWEST and taken > (1 + WASTE) * (needed + length))):
+                yield some
+                some, needed = [], 0
+            some.append(plan)
+            needed += length
+        yield some
+
+
+def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -> None:
+    """Refuse an edit of a site that holds `count` tokens of these features, before anything is run."""
+    if len(edit.positions) == 0 or edit.positions.min() < 0 or edit.positions.max() >= count:
+        raise SpanError(f"{edit.site}: positions must be in 0 to {count - 1}, at least one")
+    needed = (len(edit.positions), *feature)
+    if edit.values.shape != needed:
+        raise SiteError(f"{edit.site} needs values of shape {needed}; got {tuple(edit.values.shape)}")
+    if edit.heads is not None:
+        if Site.parse(edit.site).kind != "head_z":
+            raise SiteError(f"{edit.site} has no heads; heads=... goes with head_z")
+        unknown = [head for head in edit.heads if not 0 <= head < n_heads]
+        if unknown or not edit.heads:
+            raise SiteError(f"{edit.site} has heads 0 to {n_heads - 1}, not {unknown}")
+
+
+def check_cut(cut: Cut, width: int, n_layers: int) -> None:
+    """Refuse a cut of positions or layers that are not there."""
+    unknown = [layer for layer in cut.layers if not 0 <= layer < n_layers]
+    if unknown or not cut.layers:
+        raise SiteError(f"the decoder has layers 0 to {n_layers - 1}, not {unknown}")
+    for name, positions in (("queries", cut.queries), ("keys", cut.keys)):
+        if len(positions) == 0 or positions.min() < 0 or positions.max() >= width:
+            raise SpanError(f"cut: {name} must be in 0 to {width - 1}, at least one")
+
+
+def values_of(plans: Sequence[Plan], site: str) -> tuple[Ragged, Tensor | None]:
+    """The new values of a site, cell by cell; and of which heads, (tokens, heads, 1), where not all are edited."""
+    edits = [[edit for edit in plan.rest if edit.site == site] for plan in plans]
+    flat = [edit for several in edits for edit in several]
+    empty = flat[0].values[:0]
+    new = Ragged.from_list([torch.cat([empty, *(edit.values for edit in several)]) for several in edits])
+    if all(edit.heads is None for edit in flat):
+        return new, None
+    edited = torch.zeros(len(new.values), new.values.shape[1], 1, dtype=torch.bool)
+    stop = 0
+    for edit in flat:
+        start, stop = stop, stop + len(edit.positions)
+        edited[start:stop, list(edit.heads) if edit.heads is not None else slice(None)] = True
+    return new, edited
