@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
 from seamscope.hooks._errors import SiteError, SpanError
-from seamscope.hooks._ragged import Ragged
 from seamscope.hooks._site import Site
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 STREAMS: Final = ("resid_post", "embed", "resid_pre")  # of what goes into a layer, in the order in which they come
 REPLAYED: Final = (*STREAMS, "head_z", "attn_out", "cross_attn_out", "resid_mid", "mlp_out")
-WASTE: Final = 0.2  # of the tokens of a batch, computed though they come before a cell's patch
-FEWEST: Final = 4  # cells that are put together whatever is wasted
+WASTE: Final = 0.1  # share of the tokens of a batch that may be computed though they come before a cell's patch
+SPARE: Final = 128  # such tokens that are always accepted: another batch would take longer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,14 +53,17 @@ Cell = Edit | Cut | Sequence[Edit | Cut]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a cell is run: from which layer and token on, what is edited before, and what on the way."""
+    """How a cell is run: from which layer and token on, what is edited before, and what on the way.
+
+    `direct` are edits of what goes into the layer.
+    """
 
     number: int
     layer: int
     start: int
     direct: tuple[Edit, ...]
-    rest: tuple[Edit, ...]
-    cuts: tuple[Cut, ...]
+    rest: tuple[Edit, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -74,29 +76,72 @@ def parts_of(cell: Cell) -> list[Edit | Cut]:
     return [cell] if isinstance(cell, Edit | Cut) else list(cell)
 
 
-def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int]) -> Plan:
-    """Plan a cell; `firsts` are the first tokens that a change at each position may reach."""
-    edits = [part for part in parts if isinstance(part, Edit)]
-    cuts = [part for part in parts if isinstance(part, Cut)]
-    sites = [Site.parse(edit.site) for edit in edits]
-    layer = min([*map(_begin, sites), *(min(cut.layers) for cut in cuts)])
+def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int], stop: int) -> Plan | None:
+    """Plan a cell, or give None for one that changes nothing that is read.
+
+    `firsts` are the first tokens that a change at each position may reach; nothing from `stop` on is read or seen.
+    """
+    edits = [kept for part in parts if isinstance(part, Edit) for kept in _before(part, stop)]
+    cuts = [kept for part in parts if isinstance(part, Cut) for kept in _cut_before(part, stop)]
+    if not (edits or cuts):
+        return None
+    layer = min([*(_begin(Site.parse(edit.site)) for edit in edits), *(min(cut.layers) for cut in cuts)])
     first = min([*(int(edit.positions.min()) for edit in edits), *(int(cut.queries.min()) for cut in cuts)])
-    direct = [k for k, site in enumerate(sites) if _begin(site) == layer and site.kind in STREAMS]
-    direct.sort(key=lambda k: STREAMS.index(sites[k].kind))
-    return Plan(
-        number=number,
-        layer=layer,
-        start=firsts[first],
-        direct=tuple(edits[k] for k in direct),
-        rest=tuple(edit for k, edit in enumerate(edits) if k not in direct),
-        cuts=tuple(cuts),
-    )
+    direct, rest = _entering(edits, layer)
+    return Plan(number=number, layer=layer, start=firsts[first], direct=direct, rest=rest, cuts=tuple(cuts))
+
+
+def _entering(edits: Sequence[Edit], layer: int) -> tuple[tuple[Edit, ...], tuple[Edit, ...]]:
+    """Edits of what goes into a layer, in the order in which they come; and the others."""
+    kinds = [Site.parse(edit.site) for edit in edits]
+    direct = [k for k, site in enumerate(kinds) if _begin(site) == layer and site.kind in STREAMS]
+    direct.sort(key=lambda k: STREAMS.index(kinds[k].kind))
+    return tuple(edits[k] for k in direct), tuple(edit for k, edit in enumerate(edits) if k not in direct)
+
+
+def _before(edit: Edit, stop: int) -> list[Edit]:
+    """What an edit changes before some position, if anything."""
+    kept = edit.positions < stop
+    if kept.all():
+        return [edit]
+    return [replace(edit, positions=edit.positions[kept], values=edit.values[kept])] if kept.any() else []
+
+
+def _cut_before(cut: Cut, stop: int) -> list[Cut]:
+    queries, keys = (each[each < stop] for each in (cut.queries, cut.keys))
+    return [replace(cut, queries=queries, keys=keys)] if len(queries) and len(keys) else []
 
 
 def _begin(site: Site) -> int:
     """The first layer that an edit changes, or is made in."""
     layer = int(site.layer or 0)
     return layer + 1 if site.kind == "resid_post" else layer
+
+
+def inside(plan: Plan) -> tuple[list[Edit], list[Cut]]:
+    """What a plan edits and cuts within its first layer."""
+    sites = [Site.parse(edit.site) for edit in plan.rest]
+    edits = [
+        edit
+        for edit, site in zip(plan.rest, sites, strict=True)
+        if site.layer == plan.layer and site.kind not in STREAMS
+    ]
+    return edits, [cut for cut in plan.cuts if plan.layer in cut.layers]
+
+
+def behind(plan: Plan, positions: Tensor, values: Tensor) -> Plan:
+    """What is left of a plan once its first layer is done: that layer gave `values`, (n, d_model), at `positions`."""
+    done = Edit(site=f"lm.{plan.layer}.resid_post", positions=positions, values=values)
+    edits, _ = inside(plan)
+    direct, rest = _entering([edit for edit in plan.rest if edit not in edits], plan.layer + 1)
+    cuts = (replace(cut, layers=tuple(each for each in cut.layers if each != plan.layer)) for cut in plan.cuts)
+    return replace(
+        plan,
+        layer=plan.layer + 1,
+        direct=(done, *direct),
+        rest=rest,
+        cuts=tuple(cut for cut in cuts if cut.layers),
+    )
 
 
 def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]]:
@@ -111,7 +156,8 @@ def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]
         for plan in several:
             length = width - plan.start
             taken = (len(some) + 1) * length
-            if some and (taken > most or (len(some) >= FEWEST and taken > (1 + WASTE) * (needed + length))):
+            wasted = taken - needed - length
+            if some and (taken > most or wasted > max(SPARE, WASTE * taken)):
                 yield some
                 some, needed = [], 0
             some.append(plan)
@@ -142,19 +188,3 @@ def check_cut(cut: Cut, width: int, n_layers: int) -> None:
     for name, positions in (("queries", cut.queries), ("keys", cut.keys)):
         if len(positions) == 0 or positions.min() < 0 or positions.max() >= width:
             raise SpanError(f"cut: {name} must be in 0 to {width - 1}, at least one")
-
-
-def values_of(plans: Sequence[Plan], site: str) -> tuple[Ragged, Tensor | None]:
-    """The new values of a site, cell by cell; and of which heads, (tokens, heads, 1), where not all are edited."""
-    edits = [[edit for edit in plan.rest if edit.site == site] for plan in plans]
-    flat = [edit for several in edits for edit in several]
-    empty = flat[0].values[:0]
-    new = Ragged.from_list([torch.cat([empty, *(edit.values for edit in several)]) for several in edits])
-    if all(edit.heads is None for edit in flat):
-        return new, None
-    edited = torch.zeros(len(new.values), new.values.shape[1], 1, dtype=torch.bool)
-    stop = 0
-    for edit in flat:
-        start, stop = stop, stop + len(edit.positions)
-        edited[start:stop, list(edit.heads) if edit.heads is not None else slice(None)] = True
-    return new, edited

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from seamscope.hooks._vlm import Vlm
 
 SHARED: Final = 0.25  # own tokens over those of the prefix, up to which the prefix is not copied for each cell
-OUTSIDE: Final = ("cross_attention_states",)  # what a layer is given that is not of the prompt's positions
+OUTSIDE: Final = ("cross_attention_states",)  # what a layer is given of the image, and makes keys and values of
 LAST: Final = ("position_ids", "cache_position")  # what has positions in its last dimension; else in the one before
 
 
@@ -84,12 +84,14 @@ class Recording:
     Attributes:
         streams: what goes into each layer, (1, pos, d_model) each.
         posts: what each layer gives; that of the last goes into the norm.
+        stop: the first position that no run goes on to: no position up to `upto` sees it or any after it.
     """
 
-    def __init__(self, vlm: Vlm, batch: Batch) -> None:
+    def __init__(self, vlm: Vlm, batch: Batch, *, upto: int | None = None) -> None:
         if len(batch) != 1:
             raise RunError(f"a run is recorded of one prompt at a time, not of {len(batch)}")
         self.vlm, self.batch = vlm, batch
+        self.stop = batch.width
         self.streams: list[Tensor] = []
         self.posts: list[Tensor] = []
         self._given: list[_Given] = []
@@ -100,6 +102,8 @@ class Recording:
                 stack.callback(layer.block.register_forward_hook(self._after).remove)
             vlm.run(batch, logits_to_keep=1)
         self._cache.recording = False
+        if upto is not None and not self._sees[: upto + 1, upto + 1 :].any():
+            self.stop = upto + 1
 
     def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream, *rest = args or (kwargs["hidden_states"],)
@@ -112,17 +116,23 @@ class Recording:
         self.posts.append(_stream(output))
 
     @cached_property
+    def _sees(self) -> Bool[Tensor, "query key"]:
+        """Which positions see one another beyond what is causal, in any layer."""
+        sees = torch.eye(self.batch.width, dtype=torch.bool)
+        for given, layer in zip(self._given, self.vlm.anatomy.layers, strict=True):
+            mask = given.kwargs.get("attention_mask")
+            if mask is not None and not layer.crossed:
+                sees |= allowed(mask)[0, 0].cpu()
+        return sees
+
+    @cached_property
     def firsts(self) -> list[int]:
         """For a patch at each position, the first token that any later layer may change, (pos,).
 
         That is the position itself, but in a block of tokens that see one another: no token before the first one sees
         any token from it on.
         """
-        sees = torch.eye(self.batch.width, dtype=torch.bool)
-        for given, layer in zip(self._given, self.vlm.anatomy.layers, strict=True):
-            mask = given.kwargs.get("attention_mask")
-            if mask is not None and not layer.crossed:
-                sees |= allowed(mask)[0, 0].cpu()
+        sees = self._sees
         earliest = sees.int().argmax(0).tolist()  # the first token that sees each one
         found, lowest = [0] * len(earliest), len(earliest)
         uncut: list[int] = []  # positions that wait for the next cut
@@ -156,7 +166,7 @@ class Recording:
                 cut = None if closed is None else closed.get(number)
                 if number == last and trim and len(reading) < stream.shape[1]:
                     return self._trimmed(number, start, stream, reading, cut)
-                stream = self._layer(number, start, stream, slice(start, None), cut)
+                stream = self._layer(number, start, stream, slice(start, self.stop), cut)
                 stream = self.between(number, start, stream)
         return stream[:, reading - start]
 
@@ -164,8 +174,8 @@ class Recording:
         self, number: int, start: int, stream: Tensor, positions: slice | Tensor, closed: Tensor | None
     ) -> Tensor:
         """What a layer gives at some positions, from what goes into it there."""
-        given, parts = self._given_at(number, positions, closed), self.vlm.anatomy.layers[number]
-        shared = (self.batch.width - start) <= SHARED * start and closed is None
+        given, parts = self._given_at(number, positions, closed, len(stream)), self.vlm.anatomy.layers[number]
+        shared = (self.stop - start) <= SHARED * start and closed is None
         self._cache.start = 0 if shared else start
         with ExitStack() as stack:
             if shared and not parts.crossed:
@@ -177,7 +187,7 @@ class Recording:
         if not self.vlm.anatomy.layers[number].crossed:
             self._cache.noting = True
             try:
-                return self._layer(number, start, stream, slice(start, None), closed)[:, reading - start]
+                return self._layer(number, start, stream, slice(start, self.stop), closed)[:, reading - start]
             except _NotedError as noted:
                 keys, values = noted.args
                 self._cache.new = keys, values
@@ -189,10 +199,27 @@ class Recording:
         finally:
             self._cache.new = None
 
+    def inside(
+        self, number: int, positions: Int[Tensor, " tokens"], closed: Bool[Tensor, "1 tokens pos"] | None
+    ) -> Float[Tensor, "1 tokens d_model"]:
+        """What a layer gives at some positions, when what goes into it is as recorded; a position may come twice.
+
+        What is edited or cut inside a layer changes nothing that it gives elsewhere.
+        """
+        keys, values = self._cache.prefix(number, self.stop)
+        self._cache.start, self._cache.new = 0, (keys[None], values[None])
+        try:
+            with torch.inference_mode(), self._caching():
+                given = self._given_at(number, positions, closed, 1)
+                block = self.vlm.anatomy.layers[number].block
+                return _stream(block(self.streams[number][:, positions], *given.args, **given.kwargs))
+        finally:
+            self._cache.new = None
+
     def between(self, number: int, start: int, stream: Tensor) -> Tensor:
         """What goes into the next layer: what a layer gives, and what the model adds there, as DeepStack does."""
         added = self.added[number]
-        return stream if added is None else stream + added[:, start:]
+        return stream if added is None else stream + added[:, start : self.stop]
 
     @cached_property
     def added(self) -> list[Tensor | None]:
@@ -200,22 +227,30 @@ class Recording:
         pairs = zip(self.posts[:-1], self.streams[1:], strict=True)
         return [*(None if torch.equal(gave, next_) else next_ - gave for gave, next_ in pairs), None]
 
-    def _given_at(self, number: int, positions: slice | Tensor, closed: Tensor | None) -> _Given:
-        """What a layer is given for some positions; where attention is cut, with a mask for each cell."""
+    def _given_at(self, number: int, positions: slice | Tensor, closed: Tensor | None, n_cells: int) -> _Given:
+        """What a layer is given for some positions; where attention is cut, with a mask for each cell.
+
+        Of what stands outside the prompt one token is enough: the keys and values are those that were recorded.
+        """
         given, crossed = self._given[number], self.vlm.anatomy.layers[number].crossed
         kwargs = {name: self._part(name, each, positions) for name, each in given.kwargs.items()}
-        whole = positions == slice(0, None)
-        if not (crossed or (whole and closed is None)) and kwargs.get("attention_mask", self) is None:
-            kwargs["attention_mask"] = self._causal(positions)
-        if closed is not None:
-            mask = kwargs["attention_mask"]
-            every = torch.arange(self.batch.width, device=mask.device)
+        if crossed:
+            for name in OUTSIDE:
+                if kwargs.get(name) is not None:
+                    kwargs[name] = kwargs[name].flatten(0, -2)[:1].expand(n_cells, 1, -1)
+            return _Given(given.args, kwargs)
+        mask: Tensor | None = kwargs.get("attention_mask")
+        whole = isinstance(positions, slice) and positions == slice(0, self.batch.width)
+        if mask is None and not (whole and closed is None):
+            mask = self._causal(positions)
+        if mask is not None:
+            mask = mask[..., : self.stop]
+        if closed is not None and mask is not None:
+            every = torch.arange(self.stop, device=mask.device)
             itself = every[positions][:, None] == every
             kept = without(allowed(mask), closed.to(mask.device)[:, None], itself)
-            kwargs["attention_mask"] = (
-                kept if mask.dtype == torch.bool else torch.where(kept, mask, torch.finfo(mask.dtype).min)
-            )
-        return _Given(given.args, kwargs)
+            mask = kept if mask.dtype == torch.bool else torch.where(kept, mask, torch.finfo(mask.dtype).min)
+        return _Given(given.args, {**kwargs, "attention_mask": mask})
 
     def _part(self, name: str, value: Any, positions: slice | Tensor) -> Any:
         """Of what a layer was given, what belongs to some positions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks._attention import require_editable
-from seamscope.hooks._batch import Batch
 from seamscope.hooks._cells import (
     REPLAYED,
     Cell,
@@ -19,15 +19,16 @@ from seamscope.hooks._cells import (
     Edit,
     Plan,
     batches,
+    behind,
     check_cut,
     check_edit,
+    inside,
     parts_of,
     plan_of,
-    values_of,
 )
+from seamscope.hooks._editing import editing
 from seamscope.hooks._engine import require_here
 from seamscope.hooks._errors import RunError, SiteError, SpanError
-from seamscope.hooks._patch import Patch, patch
 from seamscope.hooks._recording import Recording
 from seamscope.hooks._score import Score
 from seamscope.hooks._select import count_tokens
@@ -37,13 +38,13 @@ from seamscope.hooks._whole import run_whole
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+    from seamscope.hooks._batch import Batch
     from seamscope.hooks._vlm import Vlm
 
 BUDGET: Final = 2**28  # bytes that the cells of one batch may take
 PROOFS: Final = 2  # cells of a prompt that are also run as whole passes
 NEAR: Final = {torch.float32: 1e-5, torch.float64: 1e-9}  # how near these must come, relative; in half precision:
 NEAR_HALF: Final = 0.05
-EDITED: Final = "edited"  # the span of the edited tokens
 
 
 class ReplayWarning(UserWarning):
@@ -71,8 +72,8 @@ class Replay:
         if "answer" not in batch.span_names:
             raise SpanError("a replay needs an answer to look at; encode(..., answers=[...])")
         self.vlm, self.batch, self.exact = vlm, batch, True
-        self._recording = Recording(vlm, batch)
         self._answer: Int[Tensor, " tokens"] = batch.positions("answer")[0]
+        self._recording = Recording(vlm, batch, upto=int(self._answer.max()) - 1)
         self._targets = batch.inputs["input_ids"][0, self._answer.to(batch.inputs["input_ids"].device)]
         self._rivals = None if rival is None else _beside(rival, len(self._targets))
         self._proofs = proofs
@@ -80,9 +81,8 @@ class Replay:
         self._crossed = {k for k, layer in enumerate(vlm.anatomy.layers) if layer.crossed}
         with torch.inference_mode():
             streams = self._recording.posts[-1][:, self._answer.to(self._recording.posts[-1].device) - 1]
-            logits = vlm.unembed(streams)
-            self._reference = logits[0, :1]
-            self.base = self._rate(logits)
+            self._unpatched = vlm.unembed(streams)
+            self.base = self._rate(self._unpatched)
 
     def score(self, cells: Sequence[Cell], *, budget: int = BUDGET) -> Score:
         """Rate the answer under every cell: one edit or cut, or several at once; the score's fields are (cells,).
@@ -109,8 +109,13 @@ class Replay:
         replayed = [number for number, parts in enumerate(several) if self._can_replay(parts)]
         self._prove([several[number] for number in replayed])
         if self.exact:
-            plans = [plan_of(number, several[number], self._recording.firsts) for number in replayed]
-            for some in batches(plans, self.batch.width, budget // self._bytes):
+            plans = [self._plan(number, several[number]) for number in replayed]
+            vain = [number for number, plan in zip(replayed, plans, strict=True) if plan is None]
+            if vain:
+                yield vain, self._unpatched.expand(len(vain), -1, -1)
+            most = max(1, budget // self._bytes)
+            ready = self._localised([plan for plan in plans if plan is not None], most)
+            for some in batches(ready, self._recording.stop, most):
                 with torch.inference_mode():
                     yield [plan.number for plan in some], self.vlm.unembed(self._run(some))
         held = set(replayed) if self.exact else set()
@@ -127,7 +132,7 @@ class Replay:
             rows,
             n,
             rivals=None if self._rivals is None else self._rivals.to(logits.device).repeat(n),
-            reference=self._reference.expand(n, -1),
+            reference=self._unpatched[:, 0].expand(n, -1),
         )
 
     def _check(self, parts: Sequence[Edit | Cut]) -> None:
@@ -171,8 +176,10 @@ class Replay:
         near = NEAR.get(self.vlm.dtype, NEAR_HALF)
         for parts in (several[number] for number in picked):
             with torch.inference_mode():
-                plan = plan_of(0, parts, self._recording.firsts)
-                got = self._rate(self.vlm.unembed(self._run([plan])))
+                plan = self._plan(0, parts)
+                got = self.base
+                if plan is not None:
+                    got = self._rate(self.vlm.unembed(self._run(self._localised([plan], 1))))
                 wanted = self._rate(run_whole(self.vlm, self.batch, parts)[None])
             off = float((got.logprob - wanted.logprob).abs() / wanted.logprob.abs().clamp(min=1))
             if not off <= near:
@@ -186,55 +193,81 @@ class Replay:
                 )
                 return
 
+    def _plan(self, number: int, parts: Sequence[Edit | Cut]) -> Plan | None:
+        return plan_of(number, parts, self._recording.firsts, self._recording.stop)
+
+    def _localised(self, plans: Sequence[Plan], most: int) -> list[Plan]:
+        """Do the first layer of plans that edit or cut inside it, `most` tokens at a time; others stay as they are."""
+        ready = [plan for plan in plans if plan.direct]
+        waiting: dict[int, list[tuple[Plan, Tensor]]] = {}
+        for plan in plans:
+            if not plan.direct:
+                edits, cuts = inside(plan)
+                places = torch.cat([*(each.positions.cpu() for each in edits), *(each.queries.cpu() for each in cuts)])
+                waiting.setdefault(plan.layer, []).append((plan, torch.unique(places)))
+        for layer, several in waiting.items():
+            ready += [plan for some in _portions(several, most) for plan in self._inside(layer, some)]
+        return ready
+
+    def _inside(self, layer: int, several: Sequence[tuple[Plan, Tensor]]) -> Iterator[Plan]:
+        """Run a layer at the tokens that plans edit in it, end to end; gives what is left of the plans."""
+        record, sizes = self._recording, [len(places) for _, places in several]
+        edits: list[Edit] = []
+        closed: Tensor | None = None
+        stop = 0
+        for plan, places in several:
+            start, stop = stop, stop + len(places)
+            for edit in inside(plan)[0]:
+                at = start + torch.searchsorted(places, edit.positions.cpu())
+                edits.append(replace(edit, positions=at))
+            for cut in inside(plan)[1]:
+                if closed is None:
+                    closed = torch.zeros(1, sum(sizes), record.stop, dtype=torch.bool)
+                at = start + torch.searchsorted(places, cut.queries.cpu())
+                closed[0, at[:, None], cut.keys.cpu()] = True
+        positions = torch.cat([places for _, places in several])
+        with editing(self.vlm, self.batch, [edits], sum(sizes)):
+            out = record.inside(layer, positions, closed)[0]
+        for (plan, places), values in zip(several, torch.split(out, sizes), strict=True):
+            yield behind(plan, places, values)
+
     def _run(self, plans: Sequence[Plan]) -> Tensor:
         """What the last layer gives for the tokens that the answer is read from, (cells, tokens, d_model)."""
         layer, start = plans[0].layer, min(plan.start for plan in plans)
         record, n = self._recording, len(plans)
-        stream = (record.streams[layer] if layer < self.vlm.n_layers else record.posts[-1])[:, start:].repeat(n, 1, 1)
+        own = slice(start, record.stop)
+        stream = (record.streams[layer] if layer < self.vlm.n_layers else record.posts[-1])[:, own].repeat(n, 1, 1)
         for row, plan in enumerate(plans):
             for edit in plan.direct:
                 values = edit.values.to(stream)
                 if Site.parse(edit.site).kind == "resid_post":
                     values = self._entering(layer, edit.positions, values)
                 stream[row, edit.positions.to(stream.device) - start] = values
-        sites = list(dict.fromkeys(edit.site for plan in plans for edit in plan.rest))
         reading = self._answer.to(record.posts[-1].device) - 1
         later = reading >= start
         found = record.posts[-1][:, reading].repeat(n, 1, 1)
         if not later.any():
             return found
-        batch = self._sub(plans, start, sites)
-        patches = [self._patch(plans, site) for site in sites]
-        with patch(self.vlm, patches), self.vlm.wiring.running(batch):
+        edits = [[replace(edit, positions=edit.positions - start) for edit in plan.rest] for plan in plans]
+        with editing(self.vlm, self.batch, edits, record.stop - start):
             found[:, later] = record.go_on(
                 layer,
                 start,
                 stream,
                 reading=reading[later],
                 closed=self._closed(plans, start),
-                trim=not any(Site.parse(site).layer == self.vlm.n_layers - 1 for site in sites),
+                trim=all(Site.parse(edit.site).layer != self.vlm.n_layers - 1 for each in edits for edit in each),
             )
         return found
 
-    def _patch(self, plans: Sequence[Plan], site: str) -> Patch:
-        new, edited = values_of(plans, site)
-        span = f"{EDITED} {site}"
-        if edited is None:
-            return Patch(site, new, span=span)
-
-        def write(there: Tensor) -> Tensor:
-            return torch.where(edited.to(there.device), new.values.to(there), there)
-
-        return Patch(site, write, span=span)
-
     def _closed(self, plans: Sequence[Plan], start: int) -> dict[int, Tensor]:
         """What is cut in each layer, (cells, tokens, pos), of the layers in which something is."""
-        width, found = self.batch.width, {}
+        stop, found = self._recording.stop, {}
         for row, plan in enumerate(plans):
             for cut in plan.cuts:
                 for layer in cut.layers:
                     if layer not in found:
-                        found[layer] = torch.zeros(len(plans), width - start, width, dtype=torch.bool)
+                        found[layer] = torch.zeros(len(plans), stop - start, stop, dtype=torch.bool)
                     found[layer][row, cut.queries.cpu()[:, None] - start, cut.keys.cpu()] = True
         return found
 
@@ -244,26 +277,6 @@ class Replay:
             return values
         added = self._recording.added[layer - 1]
         return values if added is None else values + added[0, positions.to(added.device)]
-
-    def _sub(self, plans: Sequence[Plan], start: int, sites: Sequence[str]) -> Batch:
-        """A batch that stands for the tokens from `start` on of all cells; its spans are the edited tokens."""
-        width = self.batch.width - start
-        nothing = torch.zeros(0, dtype=torch.long)
-
-        def edited(plan: Plan, site: str) -> Tensor:
-            return torch.cat([nothing, *(edit.positions.cpu() - start for edit in plan.rest if edit.site == site)])
-
-        spans = tuple({f"{EDITED} {site}": edited(plan, site) for site in sites} for plan in plans)
-        return Batch(
-            inputs={"input_ids": torch.zeros(len(plans), width, dtype=torch.long)},
-            extra={},
-            spans=spans,
-            ids=tuple(f"{self.batch.ids[0]}/{plan.number}" for plan in plans),
-            texts=("",) * len(plans),
-            condition=self.batch.condition,
-            padding=self.batch.padding,
-            visual=None,
-        )
 
     @cached_property
     def _bytes(self) -> int:
@@ -289,6 +302,18 @@ def replay(vlm: Vlm, batch: Batch, *, rival: Int[Tensor, " tokens"] | None = Non
     where the model is on another machine.
     """
     return Replay(vlm, batch, rival=rival, proofs=proofs)
+
+
+def _portions(several: Sequence[tuple[Plan, Tensor]], most: int) -> Iterator[list[tuple[Plan, Tensor]]]:
+    """Plans with their tokens, `most` tokens at a time, or one plan that has more."""
+    some: list[tuple[Plan, Tensor]] = []
+    for each in several:
+        if some and sum(len(places) for _, places in some) + len(each[1]) > most:
+            yield some
+            some = []
+        some.append(each)
+    if some:
+        yield some
 
 
 def _beside(rival: Tensor, length: int) -> Tensor:

@@ -322,7 +322,8 @@ def test_a_later_patch_takes_fewer_tokens_and_layers(monkeypatch):
         handle.remove()
     read = len(batch.positions("answer")[0]) - 1  # the positions from `at` on that the answer is read from
     assert read < 4
-    assert taken == [*[3 * 4] * (vlm.n_layers - 2), 3 * read]  # the last layer: keys of all, then what is read
+    # the last token of the answer is not read; the last layer makes keys of all and the rest of what is read
+    assert taken == [*[3 * 3] * (vlm.n_layers - 2), *([3 * read] if read < 3 else [])]
 
 
 class _Plan:
@@ -338,7 +339,7 @@ def test_batches_hold_few_wasted_tokens_and_no_more_than_fit():
         taken = len(some) * (100 - min(plan.start for plan in some))
         assert len({plan.layer for plan in some}) == 1
         assert len(some) == 1 or taken <= 400
-        assert len(some) <= 4 or taken <= 1.2 * sum(100 - plan.start for plan in some)
+        assert taken - sum(100 - plan.start for plan in some) <= max(128, 0.1 * taken)
 
 
 def test_bfloat16_has_the_same_first_token():
