@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from seamscope.hooks import Batch, Vlm
+from seamscope.hooks import Batch, Vlm, capture
 
 Way = Callable[[int, int], torch.Tensor]
 
@@ -40,6 +40,14 @@ class Case:
         return {**self.batch.inputs, **self.batch.extra, "use_cache": False}
 
     @cached_property
+    def embedded(self) -> dict[str, Any]:
+        """The same, but for the embeddings of the text and of the picture in the place of both."""
+        with capture(self.vlm, "lm.0.resid_pre") as acts:
+            self.vlm.forward(self.batch, logits_to_keep=1)
+        inputs = {name: each for name, each in self.inputs.items() if name not in ("input_ids", "pixel_values")}
+        return {"inputs_embeds": acts["lm.0.resid_pre"].to(self.vlm.device), **inputs}
+
+    @cached_property
     def paths(self) -> list[str]:
         """The decoder layers, by their names in the model."""
         names = {id(module): name for name, module in self.vlm.model.named_modules()}
@@ -58,6 +66,7 @@ class Case:
 
 def full_pass(case: Case) -> Way:
     """A plain torch hook."""
+    model = case.vlm.model
 
     def run(layer: int, position: int) -> torch.Tensor:
         def write(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -65,10 +74,10 @@ def full_pass(case: Case) -> Way:
             output[0, position] = case.values[layer][position]
             return output
 
-        hook = case.vlm.model.get_submodule(case.paths[layer]).register_forward_hook(write)
+        hook = model.get_submodule(case.paths[layer]).register_forward_hook(write)
         try:
             with torch.inference_mode():
-                return case.vlm.model(**case.inputs, logits_to_keep=case.reading).logits[0]
+                return model(**case.inputs, logits_to_keep=case.reading).logits[0]
         finally:
             hook.remove()
 
@@ -106,7 +115,7 @@ def nnsight(case: Case) -> Way:
     """A trace."""
     from nnsight import NNsight
 
-    root = NNsight(case.vlm.model)
+    root = NNsight(case.twin())
     layers = [root.get(path) for path in case.paths]
 
     def run(layer: int, position: int) -> torch.Tensor:
@@ -122,10 +131,10 @@ def nnsight(case: Case) -> Way:
 
 
 def pyvene(case: Case) -> Way:
-    """An `IntervenableModel` for every layer."""
+    """An `IntervenableModel` for every layer, which takes all hooks off its model, and so is given embeddings."""
     from pyvene import IntervenableModel, VanillaIntervention
 
-    model = case.vlm.model
+    model = case.twin()
     made: dict[int, Any] = {}
 
     def run(layer: int, position: int) -> torch.Tensor:
@@ -136,7 +145,7 @@ def pyvene(case: Case) -> Way:
         values = {made[layer].sorted_keys[0]: case.values[layer][None, position : position + 1]}
         with torch.inference_mode():
             out = made[layer](
-                base={**case.inputs, "logits_to_keep": case.reading},
+                base={**case.embedded, "logits_to_keep": case.reading},
                 unit_locations={"base": position},
                 source_representations=values,
             )[1]
@@ -146,7 +155,6 @@ def pyvene(case: Case) -> Way:
 
 
 PEERS: dict[str, tuple[str, Callable[[Case], Way]]] = {
-    "full_pass": ("torch", full_pass),
     "transformer_lens": ("transformer-lens", transformer_lens),
     "nnsight": ("nnsight", nnsight),
     "pyvene": ("pyvene", pyvene),
@@ -154,9 +162,9 @@ PEERS: dict[str, tuple[str, Callable[[Case], Way]]] = {
 
 
 def prepare(name: str, case: Case) -> Way | str:
-    """A way that has run one cell; or, in one line, why it cannot."""
+    """A peer's way once it has run a cell; or, in one line, why it cannot."""
     package, make = PEERS[name]
-    if find_spec(name if name != "full_pass" else package) is None:
+    if find_spec(name) is None:
         return f"not installed: pip install {package}"
     try:
         with warnings.catch_warnings():

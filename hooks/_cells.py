@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import torch
-from torch import Tensor
-
 from seamscope.hooks._errors import SiteError, SpanError
 from seamscope.hooks._site import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from torch import Tensor
 
 STREAMS: Final = ("resid_post", "embed", "resid_pre")  # of what goes into a layer, in the order in which they come
 REPLAYED: Final = (*STREAMS, "head_z", "attn_out", "cross_attn_out", "resid_mid", "mlp_out")
