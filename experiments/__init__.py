@@ -2,15 +2,14 @@
 
 from ._conditions import both_steps_pass, composition_gap, run_conditions
 from ._decide import Decision, Facts, Thresholds, decide
-from ._effects import summarise_sweep
 from ._erasing import erase_sweep, push_sweep
 from ._erasing_effects import decodable_and_causal, summarise_erasing, summarise_pushes
 from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._run import Run, Settings
 from ._study import Study
-from ._sweep import EXPERIMENTS, Cell, Experiment, back_cells, layer_cells, sweep
 from ._verdict import LOCI, Evidence, Verdict
+from .sweeps import EXPERIMENTS, Cell, Experiment, back_cells, best_cells, layer_cells, summarise_sweep, sweep
 
 __all__ = [
     "EXPERIMENTS",
@@ -26,6 +25,7 @@ __all__ = [
     "Thresholds",
     "Verdict",
     "back_cells",
+    "best_cells",
     "both_steps_pass",
     "composition_gap",
     "decide",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _cli_capture as c
+from . import _cli_patch as t
 from . import _cli_probes as p
 from . import _options as o
 from ._cli_store import store_app
@@ -114,25 +115,18 @@ def lens(
     p.lens(_open(asked, out, as_json=as_json), tuned=tuned, as_json=as_json)
 
 
-def _patch(study: Study, as_json: bool) -> None:
-    table = study.effects
-    if as_json:
-        return o.emit({"effects": table, "run": study.run.folder})
-    best = table.sort_values("effect", key=abs, ascending=False).groupby("experiment").head(3)
-    columns = [
-        "experiment",
-        "source_site",
-        "target_site",
-        "span",
-        "effect",
-        "low",
-        "high",
-        "right",
-        "base_right",
-    ]
-    o.show(best.sort_values(["experiment"])[columns].round(2).to_string(index=False))
-    o.show(f"\nthe strongest of {len(table)} cells, chosen and scored on the same items; all of them:")
-    o.show(str(study.run.folder / "effects.csv"))
+@app.command()
+@o.one_line_errors
+@o.also_asked
+def patch(
+    asked: dict[str, Any],
+    experiment: t.Experiments = None,
+    by: t.By = "span",
+    out: o.Out = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Patch between counterfactual partners, across conditions, and back to earlier layers."""
+    t.patch(_open(asked, out, as_json=as_json), experiment, by=by, as_json=as_json)
 
 
 def _locate(study: Study, as_json: bool) -> None:
@@ -148,11 +142,6 @@ for _name, _act, _text in (
     ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
     ("probe", p.probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
     ("erase", p.erase, "Erase or push what probes read, and see what becomes of the answers: is it used?"),
-    (
-        "patch",
-        _patch,
-        "Patch between counterfactual partners, across conditions, and back to earlier layers.",
-    ),
     ("locate", _locate, "Do all of it and say where the intermediate is lost."),
 ):
     _study_command(_name, _act, _text)

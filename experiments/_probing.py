@@ -130,7 +130,7 @@ def summarise_probes(
     """One row per cell and target, with intervals and controls, and what needs no trained model beside it.
 
     `untrained_accuracy` and `untrained_control_accuracy`, with their intervals: the same probe on a copy of the model
-    with random weights, in runs with a picture; `pixels_accuracy`, with its interval: on the pixels of the variable's
+    with random weights; `pixels_accuracy`, with its interval: on the pixels of the variable's
     object, in runs with a picture; `embedded_accuracy`: at the same place before the first layer of the decoder, in
     text runs the token embeddings.
     """

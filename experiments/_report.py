@@ -20,11 +20,11 @@ from seamscope.hooks import RunError, choose
 
 from . import _report_views as views
 from ._plate import Plate, Tables
-from ._sweep import EXPERIMENTS
 from ._verdict import LOCI, Verdict
 from .figures._gap import ALL, PASSING
 from .figures._gap import COLUMNS as GAP_COLUMNS
 from .figures._tables import PROBE_COLUMNS, keep, need, records
+from .sweeps import EXPERIMENTS
 
 if TYPE_CHECKING:
     from .tasks import Item

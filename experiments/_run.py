@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from seamscope.hooks import RunError, choose
+from seamscope.probes import side_by_side
 
 from ._identity import UNCOUNTED, made_from
 
@@ -145,17 +148,32 @@ class Run:
         finished = self.folder / f"{name}.csv"
         if not finished.exists():
             self.derive(name, make())
-        try:
-            table = pd.read_csv(finished, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
-            return table.assign(**{name: table[name].map(_spoken, na_action="ignore") for name in _texts(table)})
-        except (OSError, ValueError) as error:
-            raise RunError(f"{finished} is no table of a run ({error}); delete it to have it made again") from error
+            shutil.rmtree(self.folder / _parts(name), ignore_errors=True)
+        return _read(finished)
+
+    def in_parts(
+        self,
+        name: str,
+        count: int,
+        make: Callable[[int], pd.DataFrame],
+        *,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> pd.DataFrame:
+        """The parts of a table that takes long, for `table` to keep; each is kept once made, and not made again.
+
+        `workers`: processes in which they may be made.
+        """
+        folder = self.path(_parts(name))
+        folder.mkdir(exist_ok=True)
+        missing = [k for k in range(count) if not _part(folder, k).exists()]
+        side_by_side(partial(_keep, make, folder), missing, workers=workers, what=name, unit="item", progress=progress)
+        tables = [_read(_part(folder, k)) for k in range(count) if _part(folder, k).stat().st_size > 1]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def derive(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write a table that follows quickly from finished ones, anew each time; gives it back."""
-        with replacing(self.path(f"{name}.csv")) as temporary:
-            written = {name: table[name].map(_written, na_action="ignore") for name in _texts(table)}
-            table.assign(**written).to_csv(temporary, index=False, na_rep=MISSING)
+        _write(table, self.path(f"{name}.csv"))
         return table
 
     def finished(self, stem: str) -> list[str]:
@@ -182,6 +200,33 @@ TEXT_COLUMNS: Final[dict[str, Any]] = {
 
 _UNPRINTED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
+
+
+def _parts(name: str) -> str:
+    """The folder of the parts of a table that is not finished."""
+    return f".{name}.parts"
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number}.csv"
+
+
+def _keep(make: Callable[[int], pd.DataFrame], folder: Path, number: int) -> None:
+    _write(make(number), _part(folder, number))
+
+
+def _write(table: pd.DataFrame, file: Path) -> None:
+    written = {name: table[name].map(_written, na_action="ignore") for name in _texts(table)}
+    with replacing(file) as temporary:
+        table.assign(**written).to_csv(temporary, index=False, na_rep=MISSING)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
+        return table.assign(**{name: table[name].map(_spoken, na_action="ignore") for name in _texts(table)})
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is no table of a run ({error}); delete it to have it made again") from error
 
 
 def _texts(table: pd.DataFrame) -> list[str]:

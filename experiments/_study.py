@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,27 +13,35 @@ from typing import Final
 import pandas as pd
 
 from seamscope.activations import Store, is_whole, open_store
-from seamscope.hooks import RunError, Vlm, load_vlm
+from seamscope.hooks import RunError, Vlm
 from seamscope.probes import TunedLens
 
 from . import tasks
 from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
-from ._effects import summarise_sweep
 from ._erasing_effects import decodable_and_causal
 from ._identity import used_by
 from ._locate import locate
 from ._members import Members
 from ._plates import OTHERS, draw_plates
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
-from ._probing import item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
+from ._probing import WORKERS, item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
-from ._sweep import BACK_SPANS, EXPERIMENTS, Cell, back_cells, decoder_sites, layer_cells, sweep
+from ._sweeper import Sweeper, load
 from ._verdict import Verdict
 from .figures._learning import learning_rows
+from .sweeps import (
+    BACK_SPANS,
+    LOCATING,
+    Cell,
+    back_cells,
+    decoder_sites,
+    layer_cells,
+    summarise_sweep,
+)
 from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
@@ -57,7 +65,7 @@ class Study:
     @cached_property
     def vlm(self) -> Vlm:
         """The model, loaded and checked."""
-        vlm = self._load(untrained=self.settings.untrained)
+        vlm = load(self.settings, untrained=self.settings.untrained)
         check_sites(vlm, self._sites_of(vlm), self.settings.spans)
         self.run.uses(used_by(vlm))
         return vlm
@@ -71,18 +79,6 @@ class Study:
         """Those asked for; of those that nobody asked for, the ones that the model has: not all have a tower."""
         asked, usual = self.settings.sites, Settings.sites
         return vlm.expand([site for site in asked if site not in usual or fnmatch.filter(vlm.sites, site)])
-
-    def _load(self, *, untrained: bool) -> Vlm:
-        asked = self.settings
-        return load_vlm(
-            asked.model,
-            device=asked.device,
-            dtype=asked.dtype,
-            attn_implementation=asked.attn_implementation,
-            engine=asked.engine,
-            untrained=untrained,
-            seed=asked.seed,
-        )
 
     def items_of(self, task: Task) -> list[Item]:
         """The items of a task, from the run's seed."""
@@ -143,7 +139,7 @@ class Study:
         An untrained copy of the model names nothing that it sees: its text runs are about what the trained one said.
         """
         return Capture(
-            self._load(untrained=True) if untrained else self.vlm,
+            load(self.settings, untrained=True) if untrained else self.vlm,
             self.task,
             Members(self.task, self.settings),
             path=self.run.folder / (UNTRAINED if untrained else ACTIVATIONS),
@@ -229,25 +225,39 @@ class Study:
         return self.run.table("patch_rows", self._sweeps)
 
     def _sweeps(self) -> pd.DataFrame:
-        check_pairs(self.task, self.items)
         spans = self.settings.spans
         stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=spans)
         back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
-        plans = {name: back if name == "backpatch" else stream for name in EXPERIMENTS}
-        if not any(plans.values()):
-            raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
-        return pd.concat([self._sweep(name, cells) for name, cells in plans.items() if cells], ignore_index=True)
+        return self._swept("patch_rows", {name: back if name == "backpatch" else stream for name in LOCATING})
 
-    def _sweep(self, experiment: str, cells: list[Cell]) -> pd.DataFrame:
-        return sweep(
-            self.vlm,
-            self.task,
-            self.items,
-            experiment=experiment,
-            cells=cells,
-            batch_size=self.settings.batch_size,
-            progress=self.progress,
-        )
+    def _swept(self, name: str, cells: Mapping[str, Sequence[Cell]], *, by: str = "span") -> pd.DataFrame:
+        """The rows of experiments with their cells, item by item."""
+        check_pairs(self.task, self.items)
+        if not any(cells.values()):
+            raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
+        sweeper = Sweeper(self.vlm, self.settings, cells, by=by)
+        workers = WORKERS if sweeper.is_small else 1
+        return self.run.in_parts(name, len(self.items), sweeper, workers=workers, progress=self.progress)
+
+    def patched(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
+        """One row per item and cell of some experiments, whose cells are the run's sites and spans, divided some way.
+
+        By token, spans do not count: every token of the prompt is patched by itself.
+        """
+        name = _named("patched", experiments, by)
+
+        def make() -> pd.DataFrame:
+            sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
+            cells = layer_cells(self.vlm, sites=sites, spans=["prompt"] if by == "token" else self.settings.spans)
+            return self._swept(name, dict.fromkeys(experiments, cells), by=by)
+
+        return self.run.table(name, make)
+
+    def patch_effects(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
+        """Mean effects of these experiments, with intervals."""
+        rows = self.patched(experiments, by=by)
+        name = _named("effects", experiments, by)
+        return self.run.table(name, lambda: summarise_sweep(rows, seed=self.settings.seed))
 
     @cached_property
     def effects(self) -> pd.DataFrame:
@@ -289,3 +299,8 @@ class Study:
             examples=[Example.of(item, self.answers) for item in self.items[:3]],
             task_summary=self.task.summary,
         )
+
+
+def _named(stem: str, experiments: Sequence[str], by: str) -> str:
+    """The name of a table of sweeps."""
+    return f"{stem}.{'+'.join(experiments)}.{by}"

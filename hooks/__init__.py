@@ -1,5 +1,6 @@
 """Reach inside a vision-language model: load it, name its sites and spans, capture, patch, replay, cut attention."""
 
+from seamscope.hooks._align import align
 from seamscope.hooks._batch import Batch, Padding
 from seamscope.hooks._capture import Activations, capture
 from seamscope.hooks._cells import Cut, Edit
@@ -52,6 +53,7 @@ __all__ = [
     "StoreError",
     "TaskError",
     "Vlm",
+    "align",
     "capture",
     "checkpoint_folder",
     "choose",

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from seamscope.hooks._vlm import Vlm
 
 BUDGET: Final = 2**28  # bytes that the cells of one batch may take
-PROOFS: Final = 2  # cells of a prompt that are also run as whole passes
+PROOFS: Final = 1  # cells of a prompt that are also run as whole passes
 NEAR: Final = {torch.float32: 1e-5, torch.float64: 1e-9}  # how near these must come, relative; in half precision:
 NEAR_HALF: Final = 0.05
 

@@ -92,4 +92,4 @@ def _difference(
 
 def _divergence(reference: Tensor, logits: Tensor) -> Float[Tensor, " answers"]:
     before, after = reference.log_softmax(-1), logits.log_softmax(-1)
-    return (before.exp() * (before - after)).sum(-1)
+    return (before.exp() * (before - after)).sum(-1).clamp(min=0)  # rounding makes it less than nothing

@@ -5,8 +5,10 @@ from seamscope.probes._folds import groups_of
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
 from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
+from seamscope.probes._side_by_side import side_by_side
 from seamscope.probes._stats import (
     bootstrap_interval,
+    bootstrap_intervals,
     exceeds,
     false_discovery,
     median_interval,
@@ -28,6 +30,7 @@ __all__ = [
     "TokenRanks",
     "TunedLens",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "exceeds",
     "false_discovery",
     "fit_direction",
@@ -43,6 +46,7 @@ __all__ = [
     "probe_pair",
     "probe_transfer",
     "random_eraser",
+    "side_by_side",
     "summarise",
     "summarise_transfer",
     "token_ranks",

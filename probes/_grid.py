@@ -85,7 +85,8 @@ def probe_grid(
         C: inverse strengths of the penalty to choose from, or one; None: 0.1, 0.8, 6.4, 51.2 and 409.6, divided by
             the number of features.
         device: where the fits run, `cpu` or `cuda`.
-        workers: cells fitted side by side, each in one thread.
+        workers: processes in which cells are fitted, where that saves time; each takes about 0.5 GB, and ends with this
+            one.
         progress: show a progress bar.
 
     Returns:
@@ -104,6 +105,7 @@ def probe_grid(
     Raises:
         StoreError, SiteError, SpanError: for an unknown name, fewer than two classes, values that are not finite, or
             too few groups.
+        RunError: for a number of workers that is none.
     """
     how = Prober(
         kind=kind_of(kind), strengths=strengths_of(C), control=control, shuffled=shuffled, code=code, seed=seed
@@ -114,7 +116,7 @@ def probe_grid(
     def probe(planned: Planned) -> list[Record]:
         return prober.score(planned, prober.fit(planned))
 
-    return grid_of(side_by_side(probe, plan, workers, "probes", progress))
+    return grid_of(side_by_side(probe, plan, workers=workers, what="probes", progress=progress))
 
 
 def probe_features(

@@ -42,6 +42,22 @@ def bootstrap_interval(
     return _ends([(c @ sums) / (c @ sizes) for c in _resamples(len(sizes), n, seed)], level)
 
 
+def bootstrap_intervals(
+    values: ArrayLike, groups: ArrayLike, *, n: int = 2000, level: float = 0.95, seed: int = 0
+) -> Floats:
+    """`bootstrap_interval` of several numbers of the same items, (items, k): lower and upper ends, (k, 2)."""
+    array = np.asarray(values, dtype=np.float64)
+    code = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(code)
+    if len(sizes) < 2:
+        return np.full((array.shape[1], 2), np.nan)
+    sums = np.zeros((len(sizes), array.shape[1]))
+    np.add.at(sums, code, array)
+    means = np.concatenate([(c @ sums) / (c @ sizes)[:, None] for c in _resamples(len(sizes), n, seed)])
+    ends: Floats = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return ends.T
+
+
 def median_interval(
     values: ArrayLike, groups: ArrayLike | None = None, *, n: int = 500, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

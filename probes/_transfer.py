@@ -93,7 +93,7 @@ def probe_transfer(
         return there.score(planned, prober.fit(planned))
 
     plan = [each for each in plans[0] if each.site in shared]
-    return _table(side_by_side(probe, plan, workers, "transfer", progress))
+    return _table(side_by_side(probe, plan, workers=workers, what="transfer", progress=progress))
 
 
 def probe_pair(
@@ -148,7 +148,7 @@ def probe_pair(
         return prober.score(planned, fitted), away[which].score(planned, fitted)
 
     cells = [(which, planned) for which, plan in enumerate(plans) for planned in plan]
-    found = side_by_side(probe, range(len(cells)), workers, "probes", progress)
+    found = side_by_side(probe, range(len(cells)), workers=workers, what="probes", progress=progress)
     return grid_of([home for home, _ in found]), _table([other for _, other in found])
 
 

@@ -1,6 +1,11 @@
 """The grid's table: its rows, its names, its splits, and what it refuses."""
 
 import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from seamscope.hooks import Ragged, SiteError, SpanError, StoreError
-from seamscope.probes import PER_ITEM, LinearProbe, _side_by_side, probe_grid, summarise
-from seamscope.probes._side_by_side import side_by_side
+from seamscope.hooks import Ragged, RunError, SiteError, SpanError, StoreError
+from seamscope.probes import PER_ITEM, LinearProbe, _side_by_side, probe_grid, side_by_side, summarise
 
 N, D = 60, 6
 SITES = ("projector.out", "lm.0.resid_post", "lm.1.resid_post")
@@ -100,10 +104,15 @@ def test_equals_scikit_learn_on_the_same_split(store, pool):
         assert row.chance == pytest.approx((y[row.rows] == np.bincount(y).argmax()).mean())
 
 
+def force_processes(monkeypatch):
+    for name in ("START", "WORTH"):
+        monkeypatch.setattr(_side_by_side, name, -1.0)
+
+
 def test_the_result_does_not_depend_on_processes_or_company(store, monkeypatch):
     alone = probe_grid(store, "sum", sites="lm.0.*", spans="last", workers=1)
     before = torch.get_num_threads()
-    monkeypatch.setattr(_side_by_side, "WORTH", -1.0)  # everything but the first cell in other processes
+    force_processes(monkeypatch)  # everything but the first cell in other processes
     company = probe_grid(store, ["card.0.rank", "sum", "card.1.rank"], workers=2)
     assert torch.get_num_threads() == before
     same = company.query("site == 'lm.0.resid_post' and span == 'last' and target == 'sum'")
@@ -126,17 +135,70 @@ def twice():
 
 
 def test_cells_are_fitted_in_order_and_an_error_in_another_process_is_told(monkeypatch):
-    monkeypatch.setattr(_side_by_side, "WORTH", -1.0)
-    found = side_by_side(twice(), range(5), 2, "cells", False)
+    force_processes(monkeypatch)
+    found = side_by_side(twice(), range(5), workers=2, what="cells")
     assert [each for _, each in found] == [0, 2, 4, 6, 8]
     assert found[0][0] == os.getpid() not in {process for process, _ in found[1:]}
     with pytest.raises(StoreError, match="this cell is bad"):
-        side_by_side(twice(), range(9), 2, "cells", False)
+        side_by_side(twice(), range(9), workers=2, what="cells")
 
 
 def test_what_is_soon_done_is_done_here():
-    found = side_by_side(twice(), range(5), 2, "cells", False)
+    found = side_by_side(twice(), range(5), workers=2, what="cells")
     assert {process for process, _ in found} == {os.getpid()}
+
+
+@pytest.mark.parametrize("workers", [0, -1, 2.5])
+def test_a_number_of_workers_that_is_none(store, workers):
+    with pytest.raises(RunError, match=f"workers is {workers}; expected a whole number from 1 up"):
+        probe_grid(store, "sum", spans="last", workers=workers)
+
+
+def test_torch_has_its_threads_again():
+    """In a process of its own, which has not used torch's threads before; the others are told to use one."""
+    script = (
+        "import torch; torch.set_num_threads(2); from seamscope.probes import side_by_side; "
+        "assert side_by_side(lambda k: torch.get_num_threads(), [0], workers=1, what='') == [1]; "
+        "print(torch.get_num_threads())"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["2"]
+
+
+def test_a_process_that_dies_leaves_its_work_to_this_one(monkeypatch):
+    force_processes(monkeypatch)
+    here = os.getpid()
+
+    def fit(k):
+        if os.getpid() != here:
+            os._exit(1)
+        return k
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # joblib says that a process has stopped
+        assert side_by_side(fit, range(6), workers=2, what="cells") == list(range(6))
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Killed, it cannot tell them."""
+    script = (
+        "import os, sys, time\n"
+        "from seamscope.probes import _side_by_side as s\n"
+        "s.START = s.WORTH = -1.0\n"
+        "s.side_by_side(lambda k, place=sys.argv[1]: (open(f'{place}/{os.getpid()}', 'w').close(), time.sleep(0.2)), "
+        "range(1000), workers=2, what='')\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    while len(list(tmp_path.iterdir())) < 3:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    started = {int(file.name) for file in tmp_path.iterdir()} - {parent.pid}
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in started) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [process for process in started if Path(f"/proc/{process}").exists()]
 
 
 def test_a_span_template_stands_for_the_targets_own_object(store):

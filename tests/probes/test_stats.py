@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from seamscope.probes import _stats as stats
-from seamscope.probes import bootstrap_interval, median_interval, paired_bootstrap_interval
+from seamscope.probes import bootstrap_interval, bootstrap_intervals, median_interval, paired_bootstrap_interval
 
 
 def test_equals_scipy_where_every_item_is_its_own_group():
@@ -108,3 +108,11 @@ class TestMedians:
     def test_nothing_to_resample(self):
         assert np.isnan(median_interval([])).all()
         assert np.isnan(median_interval([1.0, 2.0], ["a", "a"])).all()
+
+
+def test_several_intervals_at_once_are_those_one_by_one():
+    rng = np.random.default_rng(3)
+    values, groups = rng.normal(size=(40, 3)), rng.integers(12, size=40)
+    found = bootstrap_intervals(values, groups, seed=5)
+    assert found == pytest.approx(np.array([bootstrap_interval(each, groups, seed=5) for each in values.T]))
+    assert np.isnan(bootstrap_intervals(values, np.zeros(40))).all()

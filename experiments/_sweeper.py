@@ -1,0 +1,66 @@
+"""What sweeps one item of a run, in this process or in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from seamscope.hooks import Vlm, load_vlm
+
+from . import tasks
+from .sweeps import Cell, patching, sites_of, sweep_item
+
+if TYPE_CHECKING:
+    from ._run import Settings
+
+SMALL: Final = 2**28  # bytes of a model that may be loaded several times
+
+
+def load(settings: Settings, *, untrained: bool = False) -> Vlm:
+    """The model that a run asks for."""
+    return load_vlm(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        attn_implementation=settings.attn_implementation,
+        engine=settings.engine,
+        untrained=untrained,
+        seed=settings.seed,
+    )
+
+
+_loaded = lru_cache(maxsize=1)(load)
+
+
+class Sweeper:
+    """Sweeps items by their numbers; sent to another process, it loads the model there."""
+
+    def __init__(self, vlm: Vlm, settings: Settings, cells: Mapping[str, Sequence[Cell]], *, by: str) -> None:
+        self._vlm: Vlm | None = vlm
+        self._settings, self._cells, self._by = settings, cells, by
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_vlm": None}
+
+    @property
+    def is_small(self) -> bool:
+        """Whether other processes may have the model as well: it is on the CPU, and not large."""
+        assert self._vlm is not None  # only elsewhere
+        weights = sum(each.numel() * each.element_size() for each in self._vlm.model.parameters())
+        return self._vlm.device.type == "cpu" and not self._vlm.engine.remote and weights <= SMALL
+
+    def __call__(self, number: int) -> pd.DataFrame:
+        """The rows of one item."""
+        settings, task = self._settings, tasks.get(self._settings.task)
+        vlm = self._vlm or _loaded(settings, untrained=settings.untrained)
+        return sweep_item(
+            vlm,
+            task,
+            task.item(number, profile_name=settings.profile, seed=settings.seed),
+            [patching(experiment, some, by=self._by) for experiment, some in self._cells.items() if some],
+            sites=sites_of(cell for some in self._cells.values() for cell in some),
+            budget=task.budget[settings.profile],
+        )

@@ -1,0 +1,102 @@
+"""`seamscope patch`: killed and resumed it gives the same table, whoever makes its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from seamscope.experiments import Run, Settings, Study
+from seamscope.hooks import RunError
+
+ASKED = ["patch", "-e", "denoise", "-e", "noise", "--by", "token", "--n", "8", "--spans", "last"]
+SITES = ["--sites", "lm.1.resid_post", "--sites", "lm.5.mlp_out"]
+NAME = "denoise+noise.token"
+# the command, with the seconds set that other processes must save
+SCRIPT = """
+import sys
+from seamscope.experiments import _cli
+from seamscope.probes import _side_by_side
+_side_by_side.START = _side_by_side.WORTH = float(sys.argv.pop(1))
+_cli.main()
+"""
+
+
+def start(folder: Path, worth: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(worth), *ASKED, *SITES, "--out", str(folder), "--json"]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f".patched.{NAME}.parts/[0-9]*.csv"))
+
+
+@pytest.mark.parametrize("worth", [-1.0, 1e9], ids=["in processes", "in one"])
+def test_a_sweep_that_was_killed_gives_the_same_table(tmp_path: Path, worth: float) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    other = start(whole, 1e9)
+    victim = start(killed, worth)
+    while not (2 <= len(parts(killed)) < 8):
+        assert victim.poll() is None, victim.communicate()
+        time.sleep(0.02)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    kept = {file.name: file.stat().st_mtime_ns for file in parts(killed)}
+    assert not (killed / f"patched.{NAME}.csv").exists()
+    made = json.loads(other.communicate()[0])
+    again = start(killed, worth)
+    while len(parts(killed)) < len(kept) + 1 and again.poll() is None:
+        time.sleep(0.02)
+    assert {name: (killed / f".patched.{NAME}.parts" / name).stat().st_mtime_ns for name in kept} == kept or (
+        again.poll() == 0
+    )
+    resumed = json.loads(again.communicate()[0])
+    for file in (f"patched.{NAME}.csv", f"effects.{NAME}.csv"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
+    assert {**made, "run": None} == {**resumed, "run": None}
+    assert not list(killed.glob(".*parts"))
+    assert len(made["best"]) == 2
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("patch") / "run"
+    return Study(Run(folder, Settings(n=6, sites=("lm.3.resid_post", "lm.3.head_z"), spans=("objects", "last"))))
+
+
+def test_every_token_of_the_prompt_is_patched_by_itself(study: Study) -> None:
+    rows = study.patched(["denoise"], by="token")
+    one = rows[(rows.id == rows.id[0]) & (rows.target_site == "lm.3.resid_post")]
+    batch = study.vlm.encode([study.task.partner(study.items[0])], condition="direct", answers=[study.items[0].answer])
+    assert one.position.tolist() == [p for p in range(batch.width) if p not in batch.positions("answer")[0]]
+    assert not one.duplicated(["span", "token"]).any()
+    image = one[one.span.str.startswith("image")]
+    assert image.position.tolist() == batch.positions("image")[0].tolist()
+    assert (one[one.position == 0].patched == one[one.position == 0].base).all()  # before the picture: the same
+
+
+def test_heads_are_patched_by_themselves(study: Study) -> None:
+    rows = study.patched(["noise"], by="head")
+    assert set(rows.target_site) == {"lm.3.head_z"}
+    assert sorted(rows["head"].unique()) == list(range(study.vlm.n_heads))
+    effects = study.patch_effects(["noise"], by="head")
+    assert len(effects) == 2 * study.vlm.n_heads
+    assert (effects.low <= effects.effect).all()
+
+
+def test_heads_need_a_site_that_has_them(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", Settings(n=6, sites=("lm.3.resid_post",), spans=("last",)))
+    with pytest.raises(RunError, match="there is nothing to patch"):
+        Study(run).patched(["noise"], by="head")
+
+
+def test_tables_are_read_again(study: Study) -> None:
+    first = study.patched(["denoise"], by="token")
+    pd.testing.assert_frame_equal(first, Study(study.run).patched(["denoise"], by="token"))
