@@ -141,7 +141,9 @@ def pyvene(case: Case) -> Way:
         if layer not in made:
             part, _, number = case.paths[layer].rpartition(".")
             where = {"component": f"{part}[{number}].output", "unit": "pos", "max_number_of_units": 1}
-            made[layer] = IntervenableModel({**where, "intervention": VanillaIntervention(embed_dim=1)}, model=model)
+            made[layer] = IntervenableModel(
+                {**where, "intervention": VanillaIntervention(embed_dim=case.vlm.d_model)}, model=model
+            )
         values = {made[layer].sorted_keys[0]: case.values[layer][None, position : position + 1]}
         with torch.inference_mode():
             out = made[layer](

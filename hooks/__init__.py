@@ -18,6 +18,7 @@ from seamscope.hooks._errors import (
 from seamscope.hooks._knockout import knockout
 from seamscope.hooks._load import checkpoint_folder, load_vlm
 from seamscope.hooks._patch import Patch, patch
+from seamscope.hooks._paths import direct_path
 from seamscope.hooks._prompt import Box, Picture, Prompt, Promptable, Segment
 from seamscope.hooks._ragged import Ragged
 from seamscope.hooks._replay import Replay, ReplayWarning, replay
@@ -57,6 +58,7 @@ __all__ = [
     "capture",
     "checkpoint_folder",
     "choose",
+    "direct_path",
     "expand_sites",
     "knockout",
     "load_vlm",

@@ -62,14 +62,18 @@ class Layer:
 
     def close(self, mid: Tensor, mlp_out: Tensor) -> Tensor:
         """The layer's output, from the stream between its parts and what its MLP gives."""
-        scale = self._own(SCALE)
         closed = mid + self.added("mlp_out", mlp_out)
-        return closed if scale is None else closed * scale
+        return closed if self.scale is None else closed * self.scale
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What the layer multiplies its output by, where it does."""
+        return self._own(SCALE)
 
     @property
     def plain(self) -> bool:
         """Whether a layer's output is nothing but that sum."""
-        return self._own(SCALE) is None and self._own(GATES["mlp_out"]) is None
+        return self.scale is None and self._own(GATES["mlp_out"]) is None
 
     def _own(self, name: str) -> Tensor | None:
         """A parameter or buffer of the layer itself, fetched where a device map keeps it elsewhere."""

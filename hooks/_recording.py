@@ -170,6 +170,11 @@ class Recording:
                 stream = self.between(number, start, stream)
         return stream[:, reading - start]
 
+    def one(self, number: int, start: int, stream: Tensor) -> Tensor:
+        """What one layer gives for the tokens from `start` on, from what goes into it there."""
+        with torch.inference_mode(), self._caching():
+            return self._layer(number, start, stream, slice(start, self.stop), None)
+
     def _layer(
         self, number: int, start: int, stream: Tensor, positions: slice | Tensor, closed: Tensor | None
     ) -> Tensor:

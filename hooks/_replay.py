@@ -60,6 +60,7 @@ class Replay:
 
     Attributes:
         base: the score of the unpatched run.
+        recording: that run.
         exact: whether cells are replayed; False once one was not what a whole pass gave, and a `ReplayWarning` said so.
     """
 
@@ -73,14 +74,14 @@ class Replay:
             raise SpanError("a replay needs an answer to look at; encode(..., answers=[...])")
         self.vlm, self.batch, self.exact = vlm, batch, True
         self._answer: Int[Tensor, " tokens"] = batch.positions("answer")[0]
-        self._recording = Recording(vlm, batch, upto=int(self._answer.max()) - 1)
+        self.recording = Recording(vlm, batch, upto=int(self._answer.max()) - 1)
         self._targets = batch.inputs["input_ids"][0, self._answer.to(batch.inputs["input_ids"].device)]
         self._rivals = None if rival is None else _beside(rival, len(self._targets))
         self._proofs = proofs
         self._shapes: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._crossed = {k for k, layer in enumerate(vlm.anatomy.layers) if layer.crossed}
         with torch.inference_mode():
-            streams = self._recording.posts[-1][:, self._answer.to(self._recording.posts[-1].device) - 1]
+            streams = self.recording.posts[-1][:, self._answer.to(self.recording.posts[-1].device) - 1]
             self._unpatched = vlm.unembed(streams)
             self.base = self._rate(self._unpatched)
 
@@ -115,7 +116,7 @@ class Replay:
                 yield vain, self._unpatched.expand(len(vain), -1, -1)
             most = max(1, budget // self._bytes)
             ready = self._localised([plan for plan in plans if plan is not None], most)
-            for some in batches(ready, self._recording.stop, most):
+            for some in batches(ready, self.recording.stop, most):
                 with torch.inference_mode():
                     yield [plan.number for plan in some], self.vlm.unembed(self._run(some))
         held = set(replayed) if self.exact else set()
@@ -194,7 +195,7 @@ class Replay:
                 return
 
     def _plan(self, number: int, parts: Sequence[Edit | Cut]) -> Plan | None:
-        return plan_of(number, parts, self._recording.firsts, self._recording.stop)
+        return plan_of(number, parts, self.recording.firsts, self.recording.stop)
 
     def _localised(self, plans: Sequence[Plan], most: int) -> list[Plan]:
         """Do the first layer of plans that edit or cut inside it, `most` tokens at a time; others stay as they are."""
@@ -211,7 +212,7 @@ class Replay:
 
     def _inside(self, layer: int, several: Sequence[tuple[Plan, Tensor]]) -> Iterator[Plan]:
         """Run a layer at the tokens that plans edit in it, end to end; gives what is left of the plans."""
-        record, sizes = self._recording, [len(places) for _, places in several]
+        record, sizes = self.recording, [len(places) for _, places in several]
         edits: list[Edit] = []
         closed: Tensor | None = None
         stop = 0
@@ -234,7 +235,7 @@ class Replay:
     def _run(self, plans: Sequence[Plan]) -> Tensor:
         """What the last layer gives for the tokens that the answer is read from, (cells, tokens, d_model)."""
         layer, start = plans[0].layer, min(plan.start for plan in plans)
-        record, n = self._recording, len(plans)
+        record, n = self.recording, len(plans)
         own = slice(start, record.stop)
         stream = (record.streams[layer] if layer < self.vlm.n_layers else record.posts[-1])[:, own].repeat(n, 1, 1)
         for row, plan in enumerate(plans):
@@ -262,7 +263,7 @@ class Replay:
 
     def _closed(self, plans: Sequence[Plan], start: int) -> dict[int, Tensor]:
         """What is cut in each layer, (cells, tokens, pos), of the layers in which something is."""
-        stop, found = self._recording.stop, {}
+        stop, found = self.recording.stop, {}
         for row, plan in enumerate(plans):
             for cut in plan.cuts:
                 for layer in cut.layers:
@@ -275,7 +276,7 @@ class Replay:
         """What goes into a layer where the one before gives these values."""
         if layer == self.vlm.n_layers:
             return values
-        added = self._recording.added[layer - 1]
+        added = self.recording.added[layer - 1]
         return values if added is None else values + added[0, positions.to(added.device)]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
 from ._experiment import EXPERIMENTS, LOCATING, Experiment
+from ._routes import exits, knockouts
 from ._summary import best_cells, cell_columns, summarise_sweep
 from ._sweep import Plan, patching, sites_of, sweep, sweep_all, sweep_item
 from ._trials import BY, Trial
@@ -19,6 +20,8 @@ __all__ = [
     "best_cells",
     "cell_columns",
     "decoder_sites",
+    "exits",
+    "knockouts",
     "layer_cells",
     "patching",
     "sites_of",
