@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import pandas as pd
 import typer
 
 from seamscope.hooks import RunError, choose
@@ -18,31 +19,27 @@ Experiments = Annotated[
     typer.Option(
         "--experiment",
         "-e",
-        help="denoise, noise, cross, ...: a table for each; repeatable. Without it, all that locating needs.",
+        help="denoise, noise, cross, ..., knockout, exit; repeatable. Without it, all that locating needs.",
         show_default=False,
     ),
 ]
 By = Annotated[
     str, typer.Option(help="span: whole spans at once; token: every token of the prompt; head: every head of head_z.")
 ]
-NAMED = ["experiment", "source_site", "target_site", "span", "token", "head"]
+NAMED = ["experiment", "source_site", "target_site", "span", "token", "head", "queries", "keys", "first", "last"]
 
 
 def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool) -> None:
     """Sweep, and show the strongest cells, chosen on one half of the items and scored on the other."""
-    from .sweeps import BY, EXPERIMENTS, best_cells
+    from .sweeps import BY, EXPERIMENTS, ROUTES, best_cells
 
-    for name in experiments or ():
-        choose("experiment", name, EXPERIMENTS, RunError)
+    names = list(dict.fromkeys(experiments or ()))
+    for name in names:
+        choose("experiment", name, (*EXPERIMENTS, *ROUTES), RunError)
     choose("way to divide cells", by, BY, RunError)
-    if not experiments:
-        if by != "span":
-            raise RunError(f"--by {by} goes with --experiment, such as --experiment denoise --experiment noise")
-        rows, effects, file = study.patch_rows, study.effects, "effects.csv"
-    else:
-        names = list(dict.fromkeys(experiments))
-        rows, effects = study.patched(names, by=by), study.patch_effects(names, by=by)
-        file = f"effects.{'+'.join(names)}.{by}.csv"
+    if not names and by != "span":
+        raise RunError(f"--by {by} goes with --experiment, such as --experiment denoise --experiment noise")
+    rows, effects, files = _made(study, names, by)
     best = best_cells(rows, seed=study.settings.seed)
     if as_json:
         return o.emit({"effects": effects, "best": best, "run": study.run.folder})
@@ -50,5 +47,22 @@ def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool
     o.show(best[[*shown, "effect", "low", "high", "chosen", "n"]].round(2).to_string(index=False, na_rep="-"))
     o.show(
         f"\nof {len(effects)} cells the strongest of each experiment, in nats of the item's answer: chosen on one half "
-        f"of the items (chosen), scored on the other (effect); all of them: {study.run.folder}/{file}"
+        f"of the items (chosen), scored on the other (effect); all of them: {study.run.folder}/{', '.join(files)}"
     )
+
+
+def _made(study: Study, names: list[str], by: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Rows and effects of all experiments, and the files of the effects."""
+    from .sweeps import ROUTES
+
+    if not names:
+        return study.patch_rows, study.effects, ["effects.csv"]
+    patched = [name for name in names if name not in ROUTES]
+    made = [(study.patched(patched, by=by), study.patch_effects(patched, by=by))] if patched else []
+    files = [f"effects.{'+'.join(patched)}.{by}.csv"] if patched else []
+    for name in names:
+        if name in ROUTES:
+            made.append((study.cut(name), study.cut_effects(name)))
+            files.append(f"effects.{name}.csv")
+    rows, effects = (pd.concat(tables, ignore_index=True) for tables in zip(*made, strict=True))
+    return rows, effects, files

@@ -36,6 +36,7 @@ from .figures._learning import learning_rows
 from .sweeps import (
     BACK_SPANS,
     LOCATING,
+    ROUTES,
     Cell,
     back_cells,
     decoder_sites,
@@ -233,7 +234,7 @@ class Study:
     def _swept(self, name: str, cells: Mapping[str, Sequence[Cell]], *, by: str = "span") -> pd.DataFrame:
         """The rows of experiments with their cells, item by item."""
         check_pairs(self.task, self.items)
-        if not any(cells.values()):
+        if not any(cells.values()) and not set(cells) & set(ROUTES):
             raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
         sweeper = Sweeper(self.vlm, self.settings, cells, by=by)
         workers = WORKERS if sweeper.is_small else 1
@@ -252,6 +253,14 @@ class Study:
             return self._swept(name, dict.fromkeys(experiments, cells), by=by)
 
         return self.run.table(name, make)
+
+    def cut(self, name: str) -> pd.DataFrame:
+        """What cutting attention does to every item, by one of `ROUTES`."""
+        return self.run.table(f"cut.{name}", lambda: self._swept(f"cut.{name}", {name: []}))
+
+    def cut_effects(self, name: str) -> pd.DataFrame:
+        """Mean effects of cutting attention, with intervals."""
+        return self.run.table(f"effects.{name}", lambda: summarise_sweep(self.cut(name), seed=self.settings.seed))
 
     def patch_effects(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
         """Mean effects of these experiments, with intervals."""

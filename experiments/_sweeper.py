@@ -11,7 +11,7 @@ import pandas as pd
 from seamscope.hooks import Vlm, load_vlm
 
 from . import tasks
-from .sweeps import Cell, patching, sites_of, sweep_item
+from .sweeps import ROUTES, Cell, Plan, patching, sites_of, sweep_item
 
 if TYPE_CHECKING:
     from ._run import Settings
@@ -36,7 +36,10 @@ _loaded = lru_cache(maxsize=1)(load)
 
 
 class Sweeper:
-    """Sweeps items by their numbers; sent to another process, it loads the model there."""
+    """Sweeps items by their numbers; sent to another process, it loads the model there.
+
+    `cells` are those of each experiment; the experiments of `ROUTES` need none.
+    """
 
     def __init__(self, vlm: Vlm, settings: Settings, cells: Mapping[str, Sequence[Cell]], *, by: str) -> None:
         self._vlm: Vlm | None = vlm
@@ -60,7 +63,12 @@ class Sweeper:
             vlm,
             task,
             task.item(number, profile_name=settings.profile, seed=settings.seed),
-            [patching(experiment, some, by=self._by) for experiment, some in self._cells.items() if some],
-            sites=sites_of(cell for some in self._cells.values() for cell in some),
+            [plan for name, cells in self._cells.items() for plan in self._plans(vlm, name, cells)],
+            sites=sites_of(cell for cells in self._cells.values() for cell in cells),
             budget=task.budget[settings.profile],
         )
+
+    def _plans(self, vlm: Vlm, name: str, cells: Sequence[Cell]) -> list[Plan]:
+        if name in ROUTES:
+            return [ROUTES[name](vlm)]
+        return [patching(name, cells, by=self._by)] if cells else []

@@ -36,6 +36,11 @@ class Edit:
     values: Float[Tensor, n * feature]
     heads: tuple[int, ...] | None = None
 
+    @property
+    def kind(self) -> str:
+        """The kind of the site, such as `resid_post`."""
+        return Site.parse(self.site).kind
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cut:
@@ -65,7 +70,9 @@ class Plan:
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """What cells that are run side by side have in common."""
+        """What cells that are run side by side have in common: nothing, if they have no more to do on the way."""
+        if not (self.rest or self.cuts):
+            return ()
         return self.layer, tuple(sorted({edit.site for edit in self.rest}))
 
 
@@ -143,7 +150,11 @@ def behind(plan: Plan, positions: Tensor, values: Tensor) -> Plan:
 
 
 def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]]:
-    """Cells that are run side by side, `most` tokens at a time: those that begin and are edited at the same places."""
+    """Cells that are run side by side, `most` tokens at a time, in the order of the layers at which they begin.
+
+    They begin at about the same token. Those that have more to do on the way begin at the same layer as well, and are
+    edited at the same sites.
+    """
     alike: dict[tuple[object, ...], list[Plan]] = {}
     for plan in plans:
         alike.setdefault(plan.alike, []).append(plan)
@@ -156,11 +167,11 @@ def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]
             taken = (len(some) + 1) * length
             wasted = taken - needed - length
             if some and (taken > most or wasted > max(SPARE, WASTE * taken)):
-                yield some
+                yield sorted(some, key=lambda plan: plan.layer)
                 some, needed = [], 0
             some.append(plan)
             needed += length
-        yield some
+        yield sorted(some, key=lambda plan: plan.layer)
 
 
 def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -> None:
@@ -171,7 +182,7 @@ def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -
     if edit.values.shape != needed:
         raise SiteError(f"{edit.site} needs values of shape {needed}; got {tuple(edit.values.shape)}")
     if edit.heads is not None:
-        if Site.parse(edit.site).kind != "head_z":
+        if edit.kind != "head_z":
             raise SiteError(f"{edit.site} has no heads; heads=... goes with head_z")
         unknown = [head for head in edit.heads if not 0 <= head < n_heads]
         if unknown or not edit.heads:

@@ -147,28 +147,35 @@ class Recording:
 
     def go_on(
         self,
-        layer: int,
         start: int,
-        stream: Float[Tensor, "cells tokens d_model"],
+        joining: Mapping[int, Float[Tensor, "cells tokens d_model"]],
         *,
         reading: Int[Tensor, " read"],
         closed: Mapping[int, Bool[Tensor, "cells tokens pos"]] | None = None,
         trim: bool = True,
     ) -> Float[Tensor, "cells read d_model"]:
-        """What the last layer gives at the positions `reading`, from what goes into `layer` from `start` on.
+        """What the last layer gives at the positions `reading`, for cells that join the run at some layers.
 
-        `closed` says which attention is cut in some layers. With `trim`, the last layer makes keys and values of all
-        tokens, and nothing else but of those that are read.
+        `joining` is what goes into these layers from position `start` on; behind the last one, what that gives. Cells
+        come out in the order in which they join. `closed` says which attention is cut in some layers. With `trim`, the
+        last layer makes keys and values of all tokens, and nothing else but of those that are read.
         """
         last = self.vlm.n_layers - 1
+        stream = next(iter(joining.values()))[:0]
         with torch.inference_mode(), self._caching():
-            for number in range(layer, self.vlm.n_layers):
+            for number in range(min(joining), self.vlm.n_layers):
+                if number in joining:
+                    stream = torch.cat([stream, joining[number]])
                 cut = None if closed is None else closed.get(number)
                 if number == last and trim and len(reading) < stream.shape[1]:
-                    return self._trimmed(number, start, stream, reading, cut)
+                    stream = self._trimmed(number, start, stream, reading, cut)
+                    break
                 stream = self._layer(number, start, stream, slice(start, self.stop), cut)
                 stream = self.between(number, start, stream)
-        return stream[:, reading - start]
+            else:
+                stream = stream[:, reading - start]
+        behind = joining.get(self.vlm.n_layers)
+        return stream if behind is None else torch.cat([stream, behind[:, reading - start]])
 
     def one(self, number: int, start: int, stream: Tensor) -> Tensor:
         """What one layer gives for the tokens from `start` on, from what goes into it there."""

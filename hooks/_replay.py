@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from seamscope.hooks._vlm import Vlm
 
 BUDGET: Final = 2**28  # bytes that the cells of one batch may take
-PROOFS: Final = 1  # cells of a prompt that are also run as whole passes
+PROOFS: Final = 1  # cells of a prompt that are also run as whole passes, unless as much was proved often before
 NEAR: Final = {torch.float32: 1e-5, torch.float64: 1e-9}  # how near these must come, relative; in half precision:
 NEAR_HALF: Final = 0.05
 
@@ -172,6 +173,9 @@ class Replay:
         """Run some of the cells both ways, once; stop replaying, and say so, if they differ."""
         if not (self._proofs and several and self.exact):
             return
+        kinds = {part.kind if isinstance(part, Edit) else "cut" for parts in several for part in parts}
+        if not self.vlm.wiring.is_due(frozenset(kinds)):
+            return
         picked = torch.randperm(len(several), generator=torch.Generator().manual_seed(0))[: self._proofs].tolist()
         self._proofs = 0
         near = NEAR.get(self.vlm.dtype, NEAR_HALF)
@@ -233,33 +237,42 @@ class Replay:
             yield behind(plan, places, values)
 
     def _run(self, plans: Sequence[Plan]) -> Tensor:
-        """What the last layer gives for the tokens that the answer is read from, (cells, tokens, d_model)."""
-        layer, start = plans[0].layer, min(plan.start for plan in plans)
-        record, n = self.recording, len(plans)
-        own = slice(start, record.stop)
-        stream = (record.streams[layer] if layer < self.vlm.n_layers else record.posts[-1])[:, own].repeat(n, 1, 1)
-        for row, plan in enumerate(plans):
-            for edit in plan.direct:
-                values = edit.values.to(stream)
-                if Site.parse(edit.site).kind == "resid_post":
-                    values = self._entering(layer, edit.positions, values)
-                stream[row, edit.positions.to(stream.device) - start] = values
+        """What the last layer gives for the tokens that the answer is read from, (cells, tokens, d_model).
+
+        The plans are in the order of their layers.
+        """
+        start, record = min(plan.start for plan in plans), self.recording
         reading = self._answer.to(record.posts[-1].device) - 1
         later = reading >= start
-        found = record.posts[-1][:, reading].repeat(n, 1, 1)
+        found = record.posts[-1][:, reading].repeat(len(plans), 1, 1)
         if not later.any():
             return found
+        joining = {
+            layer: self._entering(layer, start, list(some)) for layer, some in groupby(plans, lambda plan: plan.layer)
+        }
         edits = [[replace(edit, positions=edit.positions - start) for edit in plan.rest] for plan in plans]
         with editing(self.vlm, self.batch, edits, record.stop - start):
             found[:, later] = record.go_on(
-                layer,
                 start,
-                stream,
+                joining,
                 reading=reading[later],
                 closed=self._closed(plans, start),
                 trim=all(Site.parse(edit.site).layer != self.vlm.n_layers - 1 for each in edits for edit in each),
             )
         return found
+
+    def _entering(self, layer: int, start: int, plans: Sequence[Plan]) -> Tensor:
+        """What goes into a layer from `start` on for plans that begin there, (cells, tokens, d_model)."""
+        record = self.recording
+        before = record.streams[layer] if layer < self.vlm.n_layers else record.posts[-1]
+        stream = before[:, start : record.stop].repeat(len(plans), 1, 1)
+        for row, plan in enumerate(plans):
+            for edit in plan.direct:
+                values = edit.values.to(stream)
+                if Site.parse(edit.site).kind == "resid_post":
+                    values = self._added(layer, edit.positions, values)
+                stream[row, edit.positions.to(stream.device) - start] = values
+        return stream
 
     def _closed(self, plans: Sequence[Plan], start: int) -> dict[int, Tensor]:
         """What is cut in each layer, (cells, tokens, pos), of the layers in which something is."""
@@ -272,7 +285,7 @@ class Replay:
                     found[layer][row, cut.queries.cpu()[:, None] - start, cut.keys.cpu()] = True
         return found
 
-    def _entering(self, layer: int, positions: Tensor, values: Tensor) -> Tensor:
+    def _added(self, layer: int, positions: Tensor, values: Tensor) -> Tensor:
         """What goes into a layer where the one before gives these values."""
         if layer == self.vlm.n_layers:
             return values

@@ -42,25 +42,27 @@ def _attend(
     config: Any = module.config
     old_keys, old_values = config.seamscope_prefix
     (n, n_heads, own, width), (heads, new), before = query.shape, key.shape[1:3], old_keys.shape[1]
+    query = query * (width**-0.5 if scaling is None else scaling)
     asked = query.reshape(n, heads, -1, width)  # query heads of one key head together
     together = asked.transpose(0, 1).reshape(heads, -1, width)
-    scores = torch.cat(
-        [
-            (together @ old_keys.mT).view(heads, n, -1, own, before),
-            (asked @ key.mT).view(n, heads, -1, own, new).transpose(0, 1),
-        ],
-        -1,
-    )
-    scores = scores * (width**-0.5 if scaling is None else scaling)
+    far = (together @ old_keys.mT).view(heads, n, -1, own, before)
+    near = (asked @ key.mT).view(n, heads, -1, own, new).transpose(0, 1)
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        far, near = (torch.tanh(each / softcap) * softcap for each in (far, near))
     if attention_mask is not None:
         mask = attention_mask[0, 0]
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        far, near = _masked(far, mask[:, :before]), _masked(near, mask[:, before:])
+    weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     found = (weights[..., :before].reshape(heads, -1, before) @ old_values).view(heads, n, -1, width).transpose(0, 1)
     found = found + weights[..., before:].transpose(0, 1).reshape(n, heads, -1, new) @ value
     return found.reshape(n, n_heads, own, width).transpose(1, 2).contiguous(), None
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores, (..., own, keys), under a mask, (own, keys); mostly there is nothing to mask in the prefix."""
+    if mask.dtype == torch.bool:
+        return scores if mask.all() else scores.masked_fill(~mask, -torch.inf)
+    return scores + mask if mask.any() else scores
 
 
 AttentionInterface.register(NAME, _attend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,12 @@ class Wiring:
         self._passes = 0
         self.generating = False
         self.fed: Fed | None = None
+        self.proofs: Counter[frozenset[str]] = Counter()
+
+    def is_due(self, kinds: frozenset[str]) -> bool:
+        """Whether replays of these kinds of sites are to be proved again: the 1st, 2nd, 4th, 8th ... time."""
+        self.proofs[kinds] += 1
+        return self.proofs[kinds].bit_count() == 1
 
     @contextmanager
     def listening(self, begin: Listener, end: Callable[[], None] | None = None) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
 from ._experiment import EXPERIMENTS, LOCATING, Experiment
-from ._routes import exits, knockouts
+from ._paths import paths
+from ._routes import ROUTES, exits, knockouts
 from ._summary import best_cells, cell_columns, summarise_sweep
 from ._sweep import Plan, patching, sites_of, sweep, sweep_all, sweep_item
 from ._trials import BY, Trial
@@ -12,6 +13,7 @@ __all__ = [
     "BY",
     "EXPERIMENTS",
     "LOCATING",
+    "ROUTES",
     "Cell",
     "Experiment",
     "Plan",
@@ -24,6 +26,7 @@ __all__ = [
     "knockouts",
     "layer_cells",
     "patching",
+    "paths",
     "sites_of",
     "summarise_sweep",
     "sweep",

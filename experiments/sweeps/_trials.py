@@ -61,7 +61,7 @@ def _by_span(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
     """All tokens of a span set at once, in every layer of the window."""
     edits: list[Edit | Cut] = []
     for source, target in cell.pairs:
-        found = _edit(runs, plan, source, target, cell.span, rule)
+        found = edit_of(runs, plan, source, target, cell.span, rule)
         if found is None:
             return
         if not _is_still(runs, plan, found):
@@ -75,7 +75,8 @@ def _is_still(runs: Runs, plan: Experiment, edit: Edit) -> bool:
     return there is not None and torch.equal(there[edit.positions.to(there.device)], edit.values)
 
 
-def _edit(runs: Runs, plan: Experiment, source: str, target: str, span: str, rule: str) -> Edit | None:
+def edit_of(runs: Runs, plan: Experiment, source: str, target: str, span: str, rule: str) -> Edit | None:
+    """What writes a span set of the source run into the target run; None where one of them has no tokens of it."""
     held = runs.values(plan.source, source)
     positions, values = [], []
     for mine, theirs in aligned(span, plan.source[1], plan.target[1], objects=runs.n_objects):
@@ -119,7 +120,7 @@ def _by_head(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
     """Every head of a `head_z` by itself, at all tokens of a span set."""
     if Site.parse(cell.target_site).kind != "head_z":
         raise RunError(f"{cell.target_site} has no heads; expected such as lm.*.head_z")
-    edit = _edit(runs, plan, cell.source_site, cell.target_site, cell.span, rule)
+    edit = edit_of(runs, plan, cell.source_site, cell.target_site, cell.span, rule)
     if edit is not None:
         for head in range(runs.vlm.n_heads):
             yield (

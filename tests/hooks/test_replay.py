@@ -214,6 +214,7 @@ def test_sites_before_the_decoder_are_run_as_whole_passes(name):
 
 def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
     vlm = load("llava", "auto")
+    vlm.wiring.proofs.clear()
     batch = prompt(vlm)
     cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
     wanted = by_patch(vlm, batch, cells)
@@ -229,6 +230,7 @@ def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
 
 def test_whole_passes_are_run_for_the_proofs_alone(monkeypatch):
     vlm = load("llava")
+    vlm.wiring.proofs.clear()
     batch = prompt(vlm)
     cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
     passes = []
@@ -236,8 +238,10 @@ def test_whole_passes_are_run_for_the_proofs_alone(monkeypatch):
     run = replay(vlm, batch, proofs=3)
     run.score(cells)
     run.score(cells)
+    for _ in range(4):
+        replay(vlm, batch).score(cells)
     handle.remove()
-    assert len(passes) == 1 + 3
+    assert len(passes) == 1 + 3 + 4 + 2  # three proofs, then one in the 2nd and one in the 4th prompt
 
 
 @pytest.mark.parametrize("attention", ["eager", "auto"])
