@@ -1,6 +1,7 @@
 """Reach inside a vision-language model: load it, name its sites and spans, capture, patch, replay, cut attention."""
 
 from seamscope.hooks._align import align
+from seamscope.hooks._attribution import Attribution
 from seamscope.hooks._batch import Batch, Padding
 from seamscope.hooks._capture import Activations, capture
 from seamscope.hooks._cells import Cut, Edit
@@ -29,6 +30,7 @@ from seamscope.hooks.families import Family
 
 __all__ = [
     "Activations",
+    "Attribution",
     "Batch",
     "Box",
     "Check",

@@ -19,6 +19,8 @@ NEEDS_MODULES: Final = {
     "patch of lm.L.pattern": "changes the configuration of an attention module",
     "patch of lm.L.resid_mid in this family": "needs the number by which a layer multiplies its output",
     "unembed": "needs the weights of the head",
+    "attribution": "takes gradients inside the model",
+    "replay": "runs the decoder's layers one by one",
 }
 
 

@@ -178,16 +178,23 @@ class Recording:
         return stream if behind is None else torch.cat([stream, behind[:, reading - start]])
 
     def one(self, number: int, start: int, stream: Tensor) -> Tensor:
-        """What one layer gives for the tokens from `start` on, from what goes into it there."""
+        """What one layer gives for the tokens from `start` on, from what goes into it there; its weights are seen."""
         with torch.inference_mode(), self._caching():
-            return self._layer(number, start, stream, slice(start, self.stop), None)
+            return self._layer(number, start, stream, slice(start, self.stop), None, share=False)
 
     def _layer(
-        self, number: int, start: int, stream: Tensor, positions: slice | Tensor, closed: Tensor | None
+        self,
+        number: int,
+        start: int,
+        stream: Tensor,
+        positions: slice | Tensor,
+        closed: Tensor | None,
+        *,
+        share: bool = True,
     ) -> Tensor:
         """What a layer gives at some positions, from what goes into it there."""
         given, parts = self._given_at(number, positions, closed, len(stream)), self.vlm.anatomy.layers[number]
-        shared = (self.stop - start) <= SHARED * start and closed is None
+        shared = share and (self.stop - start) <= SHARED * start and closed is None
         self._cache.start = 0 if shared else start
         with ExitStack() as stack:
             if shared and not parts.crossed:

@@ -193,13 +193,16 @@ class Vlm:
 
         `logits_to_keep`: of so many last positions; 0: of all, as also where something is hooked to the head.
         """
-        keep = {} if self._head_is_hooked or not logits_to_keep else {"logits_to_keep": logits_to_keep}
+        keep: dict[str, Any] = {"logits_to_keep": logits_to_keep} if logits_to_keep and not self._head_is_hooked else {}
         return self.run(batch, pick="logits", **keep)  # type: ignore[no-any-return]
 
-    def run(self, batch: Batch, *, pick: str | None = None, **options: Any) -> Any:
-        """Do as `forward` does, with options of the model's own; give its whole output, or the element `pick` of it."""
+    def run(self, batch: Batch, *, pick: str | None = None, grad: bool = False, **options: Any) -> Any:
+        """Do as `forward` does, with options of the model's own; give its whole output, or the element `pick` of it.
+
+        `grad`: autograd notes what is done with tensors that require gradients.
+        """
         given = {**batch.inputs, **batch.extra, "use_cache": False, **options}
-        with self._running(batch):
+        with torch.enable_grad() if grad else torch.inference_mode(), self.wiring.running(batch):
             return self.engine.run("__call__", given, self.wiring.taps, pick)
 
     def score(self, batch: Batch) -> Score:

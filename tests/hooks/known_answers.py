@@ -12,26 +12,26 @@ where the unembedding reads it. *Decoys* look there as hard, and write what noth
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
-from seamscope.hooks import Box, Picture, Prompt
+from seamscope.hooks import Box, Picture, Prompt, Vlm, load_vlm
 
 from .conftest import PATCH, PIXELS, ask, make_processor, word_tokenizer
 
 Head = tuple[int, int]  # layer, number in it
 
-LAYERS, HEADS, WIDTH, INNER = 4, 4, 32, 48
+LAYERS, HEADS, GROUPS, WIDTH, INNER = 4, 4, 2, 32, 48  # two heads share their keys and values
 HEAD: Final = WIDTH // HEADS
 CELLS: Final = (PIXELS // PATCH) ** 2
-COLOURS: Final = {"red": "7", "green": "2", "blue": "4", None: "0"}  # and what is said of a picture that has none
+DIGITS: Final = {"red": "7", "green": "2", "blue": "4", None: "0"}  # and what is said of a picture that has none
 SHADES: Final = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 QUESTION: Final = "what is the sum of the card ?"
 
@@ -40,7 +40,7 @@ ONE, ASKS, STARTS, SAYS = 0, 4, 5, 15  # the same everywhere; the prompt's last 
 COLOUR, COPIED, ANSWER, UNREAD = 1, 6, 9, 12  # three numbers each: red, green, blue
 FREE: Final = 16  # from here on there is noise only
 
-LEVEL: Final = 12.0  # of ONE: large, so that the norms divide all tokens by about the same
+LEVEL: Final = 24.0  # of ONE: large, so that the norms divide all tokens by about the same
 SCALE: Final = (WIDTH / (LEVEL**2 + 1)) ** 0.5  # by what they multiply
 NOISE: Final = 0.03
 GAIN: Final = 16.0  # logits that a colour's digit is above another's
@@ -68,72 +68,100 @@ CIRCUITS: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, and the same with another colour in the same cell, or with none."""
+
+    cell: int
+    colour: str
+    other: str | None
+
+    @property
+    def clean(self) -> Prompt:
+        """The prompt of the colour."""
+        return shown(self.colour, self.cell)
+
+    @property
+    def corrupt(self) -> Prompt:
+        """The prompt of the other."""
+        return shown(self.other, self.cell)
+
+    @property
+    def answer(self) -> str:
+        """What is right of the clean one."""
+        return DIGITS[self.colour]
+
+    @property
+    def rival(self) -> str:
+        """What is right of the corrupt one."""
+        return DIGITS[self.other]
+
+
 def build(folder: Path, name: str) -> Path:
     """Save the checkpoint of a circuit."""
     circuit, tokenizer = CIRCUITS[name], word_tokenizer()
     model = LlavaForConditionalGeneration(_config(len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))).eval()
+    layers = model.model.language_model.layers
     with torch.no_grad():
         _make_noise(model)
         _show_colours(model)
-        _set_words(model, tokenizer.get_vocab(), ANSWER if circuit.clips is not None else COPIED)
+        _set_words(model, tokenizer.get_vocab(), read=COPIED if circuit.clips is None else ANSWER)
         for layer, head in (*circuit.copying, *circuit.decoys):
-            to = COPIED if (layer, head) in circuit.copying else UNREAD
-            _copy(model.model.language_model.layers[layer].self_attn, head, to)
+            _copy(layers[layer].self_attn, head, to=COPIED if (layer, head) in circuit.copying else UNREAD)
         if circuit.clips is not None:
-            _clip(model.model.language_model.layers[circuit.clips].mlp)
+            _clip(layers[circuit.clips].mlp)
     model.save_pretrained(folder)
     make_processor("siglip", tokenizer).save_pretrained(folder)
     return folder
 
 
-def shown(colour: str | None, cell: int, *, question: str = QUESTION) -> Prompt:
-    """A black picture with one patch of a colour, in one of nine cells; its box is there without a colour, too."""
-    return ask(question, picture(colour, cell))
+@cache
+def load(name: str, attention: str = "auto") -> Vlm:
+    """The model of a circuit, saved and loaded again, its self-checks passed."""
+    with TemporaryDirectory(prefix="seamscope-known-") as folder:
+        return load_vlm(build(Path(folder), name), device="cpu", attn_implementation=attention)
 
 
-def picture(colour: str | None, cell: int) -> Picture:
-    """The picture by itself."""
-    top, left = (PATCH * place for place in divmod(cell, PIXELS // PATCH))
-    image = Image.new("RGB", (PIXELS, PIXELS))
-    if colour is not None:
-        image.paste(SHADES[colour], (left, top, left + PATCH, top + PATCH))
-    return Picture(image=image, boxes=(Box(left=left, top=top, right=left + PATCH, bottom=top + PATCH),))
+def pairs(name: str, n: int = 6) -> list[Pair]:
+    """Colours in every cell of the picture, and what stands against them: another colour; for two heads, none.
 
-
-def pairs(name: str, n: int = 6) -> list[tuple[Prompt, Prompt, str, str]]:
-    """Clean and corrupt prompts and their answers: a colour, and in the same cell another one; for two heads, none.
-
-    Two heads can be enough one by one only if the other's part is missing, not wrong: with one colour from the first
-    and another from the second, a model would have to say both.
+    Two heads can each be enough only if the other's part is missing, not if it is wrong: one run in which one head
+    says red and the other blue is the mixture of both pairs, and would have to answer both.
     """
-    found = []
-    for k in range(n):
-        clean, corrupt = _colours(name, k)
-        cell = 5 * k % CELLS
-        found.append((shown(clean, cell), shown(corrupt, cell), COLOURS[clean], COLOURS[corrupt]))
-    return found
+    names = list(SHADES)
+    alone = len(CIRCUITS[name].copying) == 1
+    return [
+        Pair(cell=5 * k % CELLS, colour=names[k % 3], other=names[(k + 1 + k // 3 % 2) % 3] if alone else None)
+        for k in range(n)
+    ]
 
 
 def write_records(folder: Path, name: str, n: int = 6) -> Path:
     """The same pairs as a file of records, for `JsonlTask`: the first `n` are the clean ones."""
-    rows: list[list[dict[str, object]]] = [[], []]
-    for k in range(n):
-        for part, colour in enumerate(_colours(name, k)):
-            shows = picture(colour, 5 * k % CELLS)
-            own, other = f"{k}-{part}", f"{k}-{1 - part}"
-            shows.image.save(folder / f"{own}.png")
-            (box,) = shows.boxes
+    found = pairs(name, n)
+    sides = [[(each.colour, each.clean, each.answer) for each in found]]
+    sides += [[(each.other, each.corrupt, each.rival) for each in found]]
+    rows = []
+    for side, shows in enumerate(sides):
+        for k, (colour, prompt, answer) in enumerate(shows):
+            (picture,), own = prompt.pictures, f"{k}-{side}"
+            picture.image.save(folder / f"{own}.png")
+            boxes = [[box.left, box.top, box.right, box.bottom] for box in picture.boxes]
             row = {"id": own, "image": f"{own}.png", "question": QUESTION, "intermediate": [colour or "no colour"]}
-            row |= {"answer": COLOURS[colour], "boxes": [[box.left, box.top, box.right, box.bottom]], "pair": other}
-            rows[part].append(row)
+            rows.append({**row, "answer": answer, "boxes": boxes, "pair": f"{k}-{1 - side}"})
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows[0], *rows[1])))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def _colours(name: str, k: int) -> tuple[str, str | None]:
-    names = list(SHADES)
-    return names[k % 3], names[(k + 1 + k // 3) % 3] if len(CIRCUITS[name].copying) == 1 else None
+def shown(colour: str | None, cell: int, *, question: str = QUESTION) -> Prompt:
+    """A black picture with one patch of a colour, in one of nine cells; its box is there without a colour, too."""
+    top, left = (PATCH * place for place in divmod(cell, PIXELS // PATCH))
+    image = Image.new("RGB", (PIXELS, PIXELS))
+    if colour is not None:
+        image.paste(SHADES[colour], (left, top, left + PATCH, top + PATCH))
+    box = Box(left=left, top=top, right=left + PATCH, bottom=top + PATCH)
+    return ask(question, Picture(image=image, boxes=(box,)))
 
 
 def _config(words: int, image: int) -> LlavaConfig:
@@ -152,7 +180,7 @@ def _config(words: int, image: int) -> LlavaConfig:
         intermediate_size=INNER,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
+        num_key_value_heads=GROUPS,
         rms_norm_eps=1e-6,
         pad_token_id=0,
         bos_token_id=1,
@@ -208,8 +236,8 @@ def _set_words(model: LlavaForConditionalGeneration, words: dict[str, int], read
     embedded[:, ONE] = LEVEL
     embedded[words[":"], ASKS] = 1
     embedded[words["<s>"], STARTS] = 1
-    said = [words[COLOURS[colour]] for colour in SHADES]
-    nothing, end = words[COLOURS[None]], words["</s>"]
+    said = [words[DIGITS[colour]] for colour in SHADES]
+    nothing, end = words[DIGITS[None]], words["</s>"]
     head[:, :FREE] = 0
     for k, digit in enumerate(said):
         head[digit, read + k] = GAIN / SCALE
@@ -223,39 +251,34 @@ def _copy(attention: torch.nn.Module, head: int, to: int) -> None:
 
     Both looks use the numbers that rotary embeddings turn the least: by 1/1000 and 1/100 of a radian per token.
     """
-    own = slice(head * HEAD, (head + 1) * HEAD)
     query, key, value, out = (getattr(attention, f"{name}_proj").weight for name in "qkvo")
-    for rows in (query[own], key[own], value[own]):
+    mine, shared = head * HEAD, head * GROUPS // HEADS * HEAD  # the first of the head's numbers, and of its group's
+    for rows in (query[mine : mine + HEAD], key[shared : shared + HEAD], value[shared : shared + HEAD]):
         rows.zero_()
-    out[:, own] = 0
-    slow, slower = head * HEAD + HEAD // 2 - 2, head * HEAD + HEAD // 2 - 1
+    out[:, mine : mine + HEAD] = 0
+    slow, slowest = HEAD // 2 - 2, HEAD // 2 - 1
     per_score = HEAD**0.25 / SCALE  # so that the scores below are scores
-    query[slower, ASKS] = 50 * per_score
-    key[slower, COLOUR : COLOUR + 3] = per_score
-    query[slow, ONE] = 20 * per_score / LEVEL
-    key[slow, STARTS] = per_score
+    query[mine + slowest, ASKS] = 50 * per_score
+    key[shared + slowest, COLOUR : COLOUR + 3] = per_score
+    query[mine + slow, ONE] = 20 * per_score / LEVEL
+    key[shared + slow, STARTS] = per_score
     for k in range(3):
-        value[head * HEAD + k, COLOUR + k] = 1 / SCALE
-        out[to + k, head * HEAD + k] = 1
+        value[shared + k, COLOUR + k] = 1 / SCALE
+        out[to + k, mine + k] = 1
 
 
 def _clip(mlp: torch.nn.Module) -> None:
-    """Make 0 of what is copied less than 0.3 times, 1 of what is there 0.7 times or more: once, or twice."""
+    """Make 0 of a colour that is copied less than 0.3 times, and 1 of one that is 0.7 times or more: once, or twice.
+
+    A SiLU this steep is a bend: the first starts the rise at 0.3, the second ends it at 0.7.
+    """
     gate, up, down = (getattr(mlp, f"{name}_proj").weight for name in ("gate", "up", "down"))
-    steep, low, high = 60.0, 0.3, 0.7
+    steep, low, high = 300.0, 0.3, 0.7
+    rise = steep * SCALE**2 * LEVEL * (high - low)
     for k in range(3):
         for unit, bend, sign in ((2 * k, low, 1), (2 * k + 1, high, -1)):
-            gate[unit], up[unit], down[:, unit] = _at({COPIED + k: steep, ONE: -steep * bend / LEVEL}), _at({ONE: 1}), 0
-            down[ANSWER + k, unit] = sign / (steep * SCALE * LEVEL * SCALE * (high - low))
-
-
-def _at(values: dict[int, float], size: int = WIDTH) -> Tensor:
-    found = torch.zeros(size)
-    for place, value in values.items():
-        found[place] = value
-    return found
-
-
-def heads_of(names: Sequence[Head]) -> dict[int, list[int]]:
-    """The numbers of some heads, by layer."""
-    return {layer: [head for each, head in names if each == layer] for layer in {layer for layer, _ in names}}
+            for weights in (gate[unit], up[unit], down[:, unit]):
+                weights.zero_()
+            gate[unit, COPIED + k], gate[unit, ONE] = steep, -steep * bend / LEVEL
+            up[unit, ONE] = 1
+            down[ANSWER + k, unit] = sign / rise
