@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import pandas as pd
 import typer
@@ -19,14 +19,15 @@ Experiments = Annotated[
     typer.Option(
         "--experiment",
         "-e",
-        help="denoise, noise, cross, ..., knockout, exit; repeatable. Without it, all that locating needs.",
+        help="denoise, noise, cross, knockout, exit, attention, screen, ...; repeatable. By default what locating needs.",
         show_default=False,
     ),
 ]
 By = Annotated[
     str, typer.Option(help="span: whole spans at once; token: every token of the prompt; head: every head of head_z.")
 ]
-NAMED = ["experiment", "source_site", "target_site", "span", "token", "head", "queries", "keys", "first", "last"]
+SCREEN: Final = "screen"
+NAMED: Final = ["experiment", "source_site", "target_site", "span", "token", "head", "queries", "keys", "first", "last"]
 
 
 def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool) -> None:
@@ -34,8 +35,12 @@ def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool
     from .sweeps import BY, EXPERIMENTS, ROUTES, best_cells
 
     names = list(dict.fromkeys(experiments or ()))
+    if names == [SCREEN]:
+        return _screen(study, as_json=as_json)
     for name in names:
-        choose("experiment", name, (*EXPERIMENTS, *ROUTES), RunError)
+        choose("experiment", name, (*EXPERIMENTS, *ROUTES, SCREEN), RunError)
+    if SCREEN in names:
+        raise RunError(f"--experiment {SCREEN} goes alone: it makes another table")
     choose("way to divide cells", by, BY, RunError)
     if not names and by != "span":
         raise RunError(f"--by {by} goes with --experiment, such as --experiment denoise --experiment noise")
@@ -66,3 +71,21 @@ def _made(study: Study, names: list[str], by: str) -> tuple[pd.DataFrame, pd.Dat
             files.append(f"effects.{name}.csv")
     rows, effects = (pd.concat(tables, ignore_index=True) for tables in zip(*made, strict=True))
     return rows, effects, files
+
+
+def _screen(study: Study, *, as_json: bool) -> None:
+    """Show what the screen estimates, what was measured, and how far they agree."""
+    from .sweeps import screen_agreement
+
+    table = study.screen()
+    agreement = screen_agreement(table)
+    if as_json:
+        return o.emit({"screen": table, "agreement": agreement, "run": study.run.folder})
+    top = table[table.measured == "top"].sort_values("score", ascending=False).head(10)
+    columns = ["target_site", "span", "token", "score", "estimate", "exact", "low", "high", "n"]
+    o.show(top[columns].round(2).to_string(index=False, na_rep="-"))
+    o.show(f"\n{agreement.round(2).to_string(index=False, na_rep='-')}")
+    o.show(
+        f"\nof {len(table)} cells those that attribution ranks highest on one half of the items, measured on the other "
+        f"in nats of the item's answer, and how far estimate and measure agree: {study.run.folder}/screen.csv"
+    )

@@ -41,6 +41,7 @@ from .sweeps import (
     back_cells,
     decoder_sites,
     layer_cells,
+    screen,
     summarise_sweep,
 )
 from .tasks import Item, Task
@@ -261,6 +262,16 @@ class Study:
     def cut_effects(self, name: str) -> pd.DataFrame:
         """Mean effects of cutting attention, with intervals."""
         return self.run.table(f"effects.{name}", lambda: summarise_sweep(self.cut(name), seed=self.settings.seed))
+
+    def screen(self) -> pd.DataFrame:
+        """Every token of the prompt by attribution patching, the strongest measured."""
+
+        def make() -> pd.DataFrame:
+            check_pairs(self.task, self.items)
+            cells = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=["prompt"])
+            return screen(self.vlm, self.task, self.items, cells=cells, seed=self.settings.seed, progress=self.progress)
+
+        return self.run.table("screen", make)
 
     def patch_effects(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
         """Mean effects of these experiments, with intervals."""

@@ -235,6 +235,11 @@ class Recording:
         finally:
             self._cache.new = None
 
+    def values(self, number: int) -> Float[Tensor, "heads pos width"]:
+        """The values that each query head of a layer mixes; heads that share them have the same."""
+        values = self._cache.prefix(number, self.batch.width)[1]
+        return values.repeat_interleave(self.vlm.n_heads // len(values), 0)
+
     def between(self, number: int, start: int, stream: Tensor) -> Tensor:
         """What goes into the next layer: what a layer gives, and what the model adds there, as DeepStack does."""
         added = self.added[number]

@@ -30,7 +30,7 @@ def head_map(
     depth = Depth.of(table.target_site, kind="head_z")
     table = depth.along(table, "target_site")
     heads = sorted(set(table["head"].astype(int)))
-    ax = axes_for(ax, height=min(3.6, 0.75 + 0.16 * len(depth)))
+    ax = axes_for(ax, height=min(3.2, 0.75 + 0.16 * len(depth)))
     at = [(x, heads.index(int(head))) for x, head in zip(table.x, table["head"], strict=True)]
     cells = Cells.of(at, table[value], holds_nothing(table, value), shape=(len(depth), len(heads)), what="effects")
     draw_cells(ax, cells, effect_scale(table[value], value), hatch=nothing_words(value))

@@ -40,22 +40,21 @@ def layer_curves(
     depth = Depth.of(table.target_site, kind=kind)
     table = depth.along(table, "target_site")
     ax = axes_for(ax, height=2.4)
-    _level(ax, table, value)
-    handles = []
+    handles = [_level(ax, table, value)]
     for span in shown:
         rows, (colour, marker) = table[table.span == span], look(span)
-        band(ax, rows, VALUES[value][:2], colour=colour, label=span, strength=0.18)
+        band(ax, rows, VALUES[value][:2], colour=colour, label=span, strength=0.14)
         ax.plot(rows.x, rows[value], color=colour, marker=marker, ms=marker_size(len(depth)), label=span, zorder=3)
         handles.append(Line2D([], [], color=colour, marker=marker, label=NAMES.get(span, span)))
     dress(ax, depth)
     ax.set_ylabel(VALUES[value][2])
-    legend_above(ax, handles, columns=3, lift=depth.headroom)
+    legend_above(ax, [*handles[1:], handles[0]], columns=3, lift=depth.headroom)
     return ax
 
 
-def _level(ax: Axes, table: pd.DataFrame, value: str) -> None:
-    if value == "right":
-        share_axis(ax)
-        ax.axhline(table.base_right.mean(), color=COLOURS["direct"], lw=0.9, label="unpatched", zorder=1)
-    else:
-        ax.axhline(0, color=FAINT, lw=0.6, label="no effect", zorder=0.5)
+def _level(ax: Axes, table: pd.DataFrame, value: str) -> Line2D:
+    """Where nothing is changed."""
+    if value == "effect":
+        return ax.axhline(0, color=FAINT, lw=0.6, label="no effect", zorder=0.5)
+    share_axis(ax)
+    return ax.axhline(table.base_right.mean(), color=COLOURS["gap"], linestyle=":", lw=0.9, label="unpatched", zorder=1)

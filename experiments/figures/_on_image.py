@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
@@ -19,15 +18,16 @@ from PIL.Image import Image
 
 from seamscope.hooks import RunError, Site
 
-from ._depth import WHOLE, Depth
-from ._effects import effect_rows, effect_scale, holds_nothing, of_most_items
+from ._depth import Depth
+from ._effects import effect_rows, effect_scale, of_most_items
 from ._mesh import Scale
-from ._style import FAINT, INK, SMALL, WIDTH, axes_for, blank, legend_above, root, styled
+from ._style import FAINT, INK, SMALL, WIDTH, axes_for, blank, root, styled
 from ._tables import need
 
 COLUMNS: Final = ("target_site", "span", "token", "n")
 EDGES: Final = ("left", "top", "right", "bottom")
-SURE: Final = "95 % interval excludes no effect"
+SURE: Final = "95 % interval excludes 0"
+OUTSIDE: Final = {"lm.embed": "before layer 0", "lm.final_norm": "final norm"}
 ACROSS: Final = 3  # panels beside each other
 MOST: Final = 6  # panels
 _GREY: Final = 0.45  # how much of the picture's contrast is left
@@ -72,9 +72,8 @@ def patch_on_image(
     _panel(ax, picture, boxes, shown, scale)
     ax.set_title(_called(site), loc="left", pad=3)
     _bar(ax, scale)
-    if not holds_nothing(shown, "effect").all():
-        legend_above(ax, [_key()], columns=1)
-        ax.get_legend().set(loc="lower right")
+    if _sure(shown).any():
+        ax.legend(handles=[_key()], loc="upper right", bbox_to_anchor=(1, -0.01), borderpad=0, handlelength=1)
     return ax
 
 
@@ -104,14 +103,12 @@ def patch_on_image_panels(
         ax.set_axis_off()
     bar = figure.colorbar(_colours(scale), ax=list(panels.flat), fraction=0.06, pad=0.02, aspect=14 * rows)
     _dress(bar, scale)
-    if not holds_nothing(shown, "effect").all():
-        figure.legend(handles=[_key()], loc="outside upper right")
+    if _sure(shown).any():
+        figure.legend(handles=[_key()], loc="outside lower right")
     return figure
 
 
-def _placed(
-    effects: pd.DataFrame, boxes: pd.DataFrame, experiment: str, kind: str
-) -> tuple[pd.DataFrame, Depth]:
+def _placed(effects: pd.DataFrame, boxes: pd.DataFrame, experiment: str, kind: str) -> tuple[pd.DataFrame, Depth]:
     """The effects of those tokens that have a place, with their edges."""
     rows = of_most_items(effect_rows(effects, experiment, "effect", COLUMNS))
     table = rows[[*COLUMNS, "effect", "low", "high"]]  # shares answered `right` are no edges
@@ -142,7 +139,7 @@ def _spread(depth: Depth) -> list[str]:
 
 def _called(name: str) -> str:
     site = Site.parse(name)
-    return WHOLE.get(name, name) if site.layer is None else f"layer {site.layer}"
+    return OUTSIDE.get(name, name) if site.layer is None else f"layer {site.layer}"
 
 
 def _panel(ax: Axes, picture: Image, boxes: pd.DataFrame, shown: pd.DataFrame, scale: Scale) -> None:
@@ -157,10 +154,15 @@ def _panel(ax: Axes, picture: Image, boxes: pd.DataFrame, shown: pd.DataFrame, s
     filled = PatchCollection(_cells(shown), linewidth=0, cmap=_veil(scale.colours), norm=scale.ends, label="effect")
     filled.set_array(shown.effect.to_numpy())
     ax.add_collection(filled, autolim=False)
-    sure = shown[(shown.low > 0) | (shown.high < 0)]
+    sure = shown[_sure(shown)]
     size = (sure.right - sure.left).median() / (right - left) * root(ax).get_figwidth() * 72 * ax.get_position().width
     dots: dict[str, Any] = {"marker": "o", "lw": 0, "color": INK, "mec": "white", "mew": 0.4, "label": SURE}
     ax.plot((sure.left + sure.right) / 2, (sure.top + sure.bottom) / 2, **dots, ms=max(1.2, min(3.4, 0.3 * size)))
+
+
+def _sure(table: pd.DataFrame) -> pd.Series[bool]:
+    """Where the interval excludes 0; that of a single item is not known."""
+    return (table.low > 0) | (table.high < 0)
 
 
 def _cells(table: pd.DataFrame) -> list[Rectangle]:

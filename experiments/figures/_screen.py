@@ -62,7 +62,7 @@ def screen_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     few = len(cells) < _CROWD
     ax.axhline(0, color=FAINT, lw=0.5, zorder=0.4)
     ax.axvline(0, color=FAINT, lw=0.5, zorder=0.4)
-    ax.axline((0, 0), slope=1, color=INK, lw=0.6, linestyle=":", zorder=0.5, label="the same")
+    ax.axline((0, 0), slope=1, color=INK, lw=0.6, linestyle=":", zorder=0.5, label="estimate = exact")
     handles = []
     for kind in [name for name in KINDS if name in set(cells.kind)] + sorted(set(distinct(cells, "kind")) - set(KINDS)):
         rows, (colour, marker, name) = cells[cells.kind == kind], KINDS.get(kind, (*OTHER, kind))
@@ -71,7 +71,7 @@ def screen_scatter(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         mark: dict[str, Any] = {"marker": marker, "color": colour, "lw": 0, "mew": 0.4 if marker == "x" else 0}
         ax.plot(rows.estimate, rows.exact, **mark, ms=3.0 if few else 2.0, alpha=0.85, label=name, zorder=3)
         handles.append(Line2D([], [], **mark, ms=3.4, label=name))
-    handles.append(Line2D([], [], color=INK, lw=0.6, linestyle=":", label="both the same"))
+    handles.append(Line2D([], [], color=INK, lw=0.6, linestyle=":", label="estimate = exact"))
     ax.set_xlabel("estimate (nats)")
     ax.set_ylabel("exact: change of log-probability\nof the answer (nats)")
     ax.text(0.03, 0.97, _told(found), transform=ax.transAxes, ha="left", va="top", size=SMALL, linespacing=1.3)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
@@ -17,9 +18,8 @@ from ._depth import Depth, dress_up
 from ._effects import effect_rows, effect_scale, holds_nothing, nothing_words, of_most_items
 from ._mesh import ROOM, Cells, draw_cells
 from ._style import FAINT, INK, axes_for, root, styled, text_width, width_in_points
-from ._tables import distinct, number_in
+from ._tables import distinct, keep, number_in
 
-PICTURE: Final = "image"
 REST: Final = {"image": "rest of image", "intermediate": "rest of words"}
 PARTS: Final = {"image": "object", "intermediate": "word"}
 LEAST: Final = 9.0  # points, the least width of a span: room for its name, upright
@@ -33,20 +33,22 @@ def patch_tokens(
     *,
     experiment: str,
     kind: str = "resid_post",
+    spans: Sequence[str] | None = None,
     value: str = "effect",
 ) -> Axes:
     """Effect of patching one token at one layer: tokens across, layers up, of a summarised sweep by token.
 
     The tokens of a span stand together over its bracket, in their order; where there are many, those of long spans are
     drawn narrower than those of short ones. A token is named by its span and its number there, so in every item it may
-    be at another place; those that fewer than half of the items have are left out. `value` and the marks are those of
-    `patch_heatmap`. Raises `RunError` for what is missing.
+    be at another place; those that fewer than half of the items have are left out. `spans`: default, all that the table
+    has. `value` and the marks are those of `patch_heatmap`. Raises `RunError` for what is missing.
     """
     table = effect_rows(effects, experiment, value, ("target_site", "span", "token", "n"))
+    table = table if spans is None else keep(table, "effects", "span", spans)
     depth = Depth.of(table.target_site, kind=kind)
     table = of_most_items(depth.along(table, "target_site"))
     tokens = _Tokens.of(table)
-    ax = axes_for(ax, height=min(3.6, 1.35 + 0.1 * len(depth)))
+    ax = axes_for(ax, height=min(3.3, 1.35 + 0.1 * len(depth)))
     places = zip(table.span, table.token, strict=True)
     at = [(x, tokens.at[str(span), int(token)]) for x, (span, token) in zip(table.x, places, strict=True)]
     cells = Cells.of(at, table[value], holds_nothing(table, value), shape=(len(depth), len(tokens.at)), what="effects")
@@ -109,18 +111,22 @@ def span_word(span: str) -> str:
 
 def _hatch_runs(ax: Axes, hatched: NDArray[np.bool_]) -> None:
     """One rectangle for each run of hatched cells in a row: thousands of cells are a few hundred shapes."""
+    runs: list[Rectangle] = []
     bounded = np.pad(hatched, ((0, 0), (1, 1))).astype(int)
     for row, changes in enumerate(np.diff(bounded, axis=1)):
-        for start, stop in zip(np.flatnonzero(changes > 0), np.flatnonzero(changes < 0), strict=True):
-            corner, wide = (start - 0.5, row - 0.5), stop - start
-            ax.add_patch(Rectangle(corner, wide, 1, fill=False, hatch="////", ec=FAINT, lw=0, zorder=0.45))
+        starts, stops = np.flatnonzero(changes > 0), np.flatnonzero(changes < 0)
+        runs += [Rectangle((a - 0.5, row - 0.5), b - a, 1) for a, b in zip(starts, stops, strict=True)]
+    style: dict[str, Any] = {"facecolor": "none", "edgecolor": FAINT, "linewidth": 0, "hatch": "////"}
+    ax.add_collection(PatchCollection(runs, **style, zorder=0.45, label="hatched"), autolim=False)
 
 
 def _bracket(ax: Axes, tokens: _Tokens) -> None:
     """Give spans their widths, a white line between them, and a bracket and a name each below."""
     points = ROOM * width_in_points(ax)
     edges, numbers = tokens.edges(points), np.arange(len(tokens.at) + 1) - 0.5
-    ax.set_xscale("function", functions=(lambda x: np.interp(x, numbers, edges), lambda x: np.interp(x, edges, numbers)))
+    ax.set_xscale(
+        "function", functions=(lambda x: np.interp(x, numbers, edges), lambda x: np.interp(x, edges, numbers))
+    )
     ax.set_xlim(numbers[0], numbers[-1])
     under = ax.get_xaxis_transform() + ScaledTranslation(0, -_UNDER / 72, root(ax).dpi_scale_trans)
     line: dict[str, Any] = {"arrowstyle": "-", "color": INK, "lw": 0.8, "shrinkA": 1.0, "shrinkB": 1.0}

@@ -45,16 +45,16 @@ def knockout_windows(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(cut.x, cut.effect, **own, zorder=3)
         ax.plot(control.x, control.effect, color=colour, **BESIDE, label=f"{name} control", zorder=2)
         handles.append(Line2D([], [], **own))
-    handles.append(Line2D([], [], color=FAINT, **BESIDE, label="control: as many others"))
+    handles.append(Line2D([], [], color=FAINT, **BESIDE, label="as many others cut"))
     _layers(ax, table)
     ax.set_ylabel(VALUES["effect"][2])
-    legend_above(ax, handles, columns=2)
+    legend_above(ax, handles, columns=3)
     return ax
 
 
 def route(queries: str, keys: str) -> str:
     """What a route is called: who reads what."""
-    return " ← ".join(NAMES.get(name, name) for name in (queries, keys))
+    return f"{queries} ← {keys}"
 
 
 def _layers(ax: Axes, table: pd.DataFrame) -> None:
@@ -95,7 +95,9 @@ def exit_curve(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _dropped(table: pd.DataFrame) -> str:
-    return " and ".join("image tokens" if name == "image" else NAMES.get(name, name) for name in distinct(table, "keys"))
+    return " and ".join(
+        "image tokens" if name == "image" else NAMES.get(name, name) for name in distinct(table, "keys")
+    )
 
 
 def _exit_handles(colour: str) -> list[Artist]:

@@ -1,12 +1,26 @@
 """Patched runs of every item, and what became of the answers."""
 
+from collections.abc import Callable
+from typing import Final
+
+from seamscope.hooks import Vlm
+
+from ._attention import counterfactual_attention
 from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
 from ._experiment import EXPERIMENTS, LOCATING, Experiment
 from ._paths import paths
-from ._routes import ROUTES, exits, knockouts
+from ._routes import exits, knockouts
+from ._screen import screen, screen_agreement
 from ._summary import best_cells, cell_columns, summarise_sweep
 from ._sweep import Plan, patching, sites_of, sweep, sweep_all, sweep_item
 from ._trials import BY, Trial
+
+# sweeps of whole runs, that need no cells
+ROUTES: Final[dict[str, Callable[[Vlm], Plan]]] = {
+    "knockout": knockouts,
+    "exit": exits,
+    "attention": counterfactual_attention,
+}
 
 __all__ = [
     "BACK_SPANS",
@@ -21,12 +35,15 @@ __all__ = [
     "back_cells",
     "best_cells",
     "cell_columns",
+    "counterfactual_attention",
     "decoder_sites",
     "exits",
     "knockouts",
     "layer_cells",
     "patching",
     "paths",
+    "screen",
+    "screen_agreement",
     "sites_of",
     "summarise_sweep",
     "sweep",

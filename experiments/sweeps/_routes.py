@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -99,6 +99,3 @@ def _others(queries: Tensor, keys: Tensor, image: Tensor | None, rng: torch.Gene
     pool = shown if len(shown) else free
     count = int((keys < queries.max()).sum())
     return pool[torch.randperm(len(pool), generator=rng)[:count]].sort().values
-
-
-ROUTES: Final[dict[str, Callable[[Vlm], Plan]]] = {"knockout": knockouts, "exit": exits}

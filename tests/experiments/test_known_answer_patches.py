@@ -1,7 +1,7 @@
 """Every way to patch and to cut finds the circuit of models whose weights were set by hand, and nothing else.
 
-The models are described in `known_answers.py` of the tests of hooks: its `pairs` are clean and corrupt prompts for them,
-and its `CIRCUITS` say which heads carry the answer, and which only look as if.
+The models are described in `known_answers.py` of the tests of hooks: its `pairs` are clean and corrupt prompts, and its
+`CIRCUITS` say which heads carry the answer, and which only look as if.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def head_edits(vlm: Vlm, source: Batch, target: Batch) -> dict[Head, Edit]:
     with capture(vlm, ["lm.*.head_z"], spans=["last"]) as acts:
         vlm.forward(source)
     at = target.positions("last")[0]
-    values = [acts[f"lm.{layer}.head_z", "last"][0] for layer in range(LAYERS)]
+    values = [acts[f"lm.{layer}.head_z", "last"].values for layer in range(LAYERS)]
     return {
         (layer, head): Edit(site=f"lm.{layer}.head_z", positions=at, values=values[layer], heads=(head,))
         for layer, head in HEAD_CELLS
