@@ -19,7 +19,7 @@ Experiments = Annotated[
     typer.Option(
         "--experiment",
         "-e",
-        help="denoise, noise, cross, knockout, exit, attention, screen, ...; repeatable. By default what locating needs.",
+        help="denoise, noise, cross, knockout, exit, attention, screen, ...; repeatable. Without: what locating needs.",
         show_default=False,
     ),
 ]

@@ -164,7 +164,7 @@ class Run:
 
         `workers`: processes in which they may be made.
         """
-        folder = self.path(_parts(name))
+        folder = self.path(_parts(name)).absolute()  # other processes may be elsewhere
         folder.mkdir(exist_ok=True)
         missing = [k for k in range(count) if not _part(folder, k).exists()]
         side_by_side(partial(_keep, make, folder), missing, workers=workers, what=name, unit="item", progress=progress)

@@ -23,6 +23,7 @@ from ._erasing_effects import decodable_and_causal
 from ._identity import used_by
 from ._locate import locate
 from ._members import Members
+from ._model import load
 from ._plates import OTHERS, draw_plates
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import WORKERS, item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
@@ -30,7 +31,7 @@ from ._report import Example, write_report
 from ._run import Run, Settings, replacing
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
-from ._sweeper import Sweeper, load
+from ._sweeper import Sweeper
 from ._verdict import Verdict
 from .figures._learning import learning_rows
 from .sweeps import (

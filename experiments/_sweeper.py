@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from seamscope.hooks import Vlm, load_vlm
+from seamscope.hooks import Vlm
 
 from . import tasks
+from ._model import load
 from .sweeps import ROUTES, Cell, Plan, patching, sites_of, sweep_item
 
 if TYPE_CHECKING:
     from ._run import Settings
 
 SMALL: Final = 2**28  # bytes of a model that may be loaded several times
-
-
-def load(settings: Settings, *, untrained: bool = False) -> Vlm:
-    """The model that a run asks for."""
-    return load_vlm(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        attn_implementation=settings.attn_implementation,
-        engine=settings.engine,
-        untrained=untrained,
-        seed=settings.seed,
-    )
 
 
 _loaded = lru_cache(maxsize=1)(load)

@@ -28,8 +28,9 @@ def effect_rows(effects: pd.DataFrame, experiment: str, value: str, columns: Seq
 
 def of_most_items(rows: pd.DataFrame) -> pd.DataFrame:
     """Without the cells of tokens that fewer than half of the items have, such as the last ones of a large object."""
-    rows = need(rows, "effects", ("n",))
-    return rows[rows.n >= SHARED * rows.n.max()]
+    counts = need(rows, "effects", ("n",))["n"]
+    kept: pd.DataFrame = rows[counts >= SHARED * counts.max()]
+    return kept
 
 
 def holds_nothing(rows: pd.DataFrame, value: str) -> pd.Series[bool]:

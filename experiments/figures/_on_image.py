@@ -30,8 +30,8 @@ SURE: Final = "95 % interval excludes 0"
 OUTSIDE: Final = {"lm.embed": "before layer 0", "lm.final_norm": "final norm"}
 ACROSS: Final = 3  # panels beside each other
 MOST: Final = 6  # panels
-_GREY: Final = 0.45  # how much of the picture's contrast is left
-_CLEAR, _DENSE = 0.0, 0.9  # opacity of no effect and of the strongest
+_GREY: Final = 0.6  # how much of the picture's contrast is left
+_DENSE: Final = 0.8  # opacity of the strongest effect; none is clear
 _PIXELS: Final = 1200  # the most of a picture's side that are drawn
 _BAR: Final = 0.72  # inches that the colour bar and its words take
 
@@ -121,7 +121,7 @@ def _placed(effects: pd.DataFrame, boxes: pd.DataFrame, experiment: str, kind: s
 
 
 def _strongest(table: pd.DataFrame) -> str:
-    return str(table.target_site.loc[table.effect.abs().idxmax()])
+    return str(table.target_site.iloc[int(table.effect.abs().argmax())])
 
 
 def _of_layer(depth: Depth, layer: int) -> str:
@@ -181,7 +181,7 @@ def _greyed(picture: Image) -> Any:
 def _veil(colours: Colormap) -> ListedColormap:
     """The colours, the more opaque the farther from no effect."""
     shades = colours(np.linspace(0, 1, 256))
-    shades[:, 3] = _CLEAR + (_DENSE - _CLEAR) * np.abs(np.linspace(-1, 1, 256)) ** 0.7
+    shades[:, 3] = _DENSE * np.abs(np.linspace(-1, 1, 256)) ** 0.7
     return ListedColormap(shades)
 
 

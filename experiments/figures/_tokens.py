@@ -114,7 +114,7 @@ def _hatch_runs(ax: Axes, hatched: NDArray[np.bool_]) -> None:
     runs: list[Rectangle] = []
     bounded = np.pad(hatched, ((0, 0), (1, 1))).astype(int)
     for row, changes in enumerate(np.diff(bounded, axis=1)):
-        starts, stops = np.flatnonzero(changes > 0), np.flatnonzero(changes < 0)
+        starts, stops = (np.flatnonzero(found).tolist() for found in (changes > 0, changes < 0))
         runs += [Rectangle((a - 0.5, row - 0.5), b - a, 1) for a, b in zip(starts, stops, strict=True)]
     style: dict[str, Any] = {"facecolor": "none", "edgecolor": FAINT, "linewidth": 0, "hatch": "////"}
     ax.add_collection(PatchCollection(runs, **style, zorder=0.45, label="hatched"), autolim=False)

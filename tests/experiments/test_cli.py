@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from seamscope.activations import open_store
-from seamscope.experiments import _cli, _study
+from seamscope.experiments import _cli, _model
 from seamscope.experiments._options import emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
@@ -252,7 +252,7 @@ class TestGap:
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a finished run loaded the model")
 
-        monkeypatch.setattr(_study, "load_vlm", refuse)
+        monkeypatch.setattr(_model, "load_vlm", refuse)
         before = tree(here)
         assert succeed("gap", "--n", "4", "--json").stdout == first.stdout
         assert "cards.sum  all" in succeed("gap", "--n", "4").stdout
@@ -322,7 +322,7 @@ class TestCommands:
         before = page.read_bytes()
         page.unlink()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(_study, "load_vlm", lambda *_, **__: pytest.fail("a finished run loaded the model"))
+            patched.setattr(_model, "load_vlm", lambda *_, **__: pytest.fail("a finished run loaded the model"))
             assert json.loads(succeed("report", "runs/demo", "--json").stdout) == {"report": "runs/demo/report.html"}
             assert json.loads(succeed(*words, "--json").stdout)["locus"] == verdict["locus"]
         assert page.read_bytes() == before

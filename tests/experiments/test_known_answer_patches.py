@@ -202,7 +202,7 @@ def test_knockout_hurts_in_windows_that_hold_every_copying_layer(
     assert hurts.any() or window < len(layers_of(name))
     assert share[hurts].between(0.9, 1.1).all()
     assert not rows.right[hurts].any()
-    assert share[~hurts].abs().max() < 2 * NOTHING  # three decoys' worth of norm
+    assert share[~hurts].abs().max() < NOTHING
     assert rows.right[~hurts].all()
     assert len(rows.experiment.unique()) == 3
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from seamscope.experiments import Run, Settings, Study, _cli, _study, _study_erasing
+from seamscope.experiments import Run, Settings, Study, _cli, _model, _study_erasing
 from seamscope.experiments._erasing_effects import WARNING
 from seamscope.experiments._study_erasing import _can_be_pushed, _sample, _spans
 from seamscope.experiments.tasks import get
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 @pytest.fixture
 def making(organism: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     """Studies of the organism, of which a model that runs is an error."""
-    monkeypatch.setattr(_study, "load_vlm", lambda *_, **__: organism)
+    monkeypatch.setattr(_model, "load_vlm", lambda *_, **__: organism)
     monkeypatch.setattr(Vlm, "score", lambda *_, **__: pytest.fail("the model ran"))
     return lambda **asked: Study(Run(tmp_path / "run", Settings(**{"sites": SITES, "n": 12, **asked})))
 
@@ -116,7 +116,7 @@ def test_a_finished_run_needs_no_model(run: Any, monkeypatch: pytest.MonkeyPatch
     assert figure == folder / "figures/decodable_causal.pdf"
     before = figure.read_bytes()
     figure.unlink()
-    monkeypatch.setattr(_study, "load_vlm", lambda *_, **__: pytest.fail("a finished run loaded the model"))
+    monkeypatch.setattr(_model, "load_vlm", lambda *_, **__: pytest.fail("a finished run loaded the model"))
     assert json.loads(erase(folder, *ASKED, "--json").stdout) == found
     assert figure.read_bytes() == before
     shown = erase(folder, *ASKED).stdout
