@@ -10,6 +10,7 @@ import pandas as pd
 from . import figures
 from ._plate import Draft, Plate, Tables, Words
 from ._plates_forms import lens_drafts, transfer_drafts
+from ._plates_patch import patch_plate_drafts
 from ._plates_probes import path_draft, probe_drafts
 from ._plates_use import causal_drafts, patch_drafts
 from ._report_views import number
@@ -27,8 +28,8 @@ def draw_plates(folder: Path, tables: Tables, *, verdict: Verdict | None = None)
 def drafts_of(tables: Tables, *, verdict: Verdict | None = None) -> list[Draft]:
     """The figures whose tables are there.
 
-    `tables` has the names of a run's tables: `gap, probes, effects`, and those of `OTHERS`. An empty one counts as
-    none.
+    `tables` has the names of a run's tables: `gap, probes, effects`, those of `OTHERS`, and those of sweeps, see
+    `patch_plate_drafts`. An empty one counts as none.
     """
     held = {name: table for name, table in tables.items() if not table.empty}
     return [
@@ -39,6 +40,7 @@ def drafts_of(tables: Tables, *, verdict: Verdict | None = None) -> list[Draft]:
         *lens_drafts(held),
         *causal_drafts(held),
         *patch_drafts(held),
+        *patch_plate_drafts(held),
     ]
 
 

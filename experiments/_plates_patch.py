@@ -55,7 +55,7 @@ def patch_plate_drafts(tables: Tables, *, shown: Shown | None = None) -> list[Dr
     """
     drafts: dict[str, Draft] = {}
     for name, table in tables.items():
-        for draft in _of(name, table, shown):
+        for draft in () if table.empty else _of(name, table, shown):
             drafts.setdefault(draft.name, draft)
     return list(drafts.values())
 
@@ -110,8 +110,7 @@ def _token_map(rows: pd.DataFrame, experiment: str, kind: str, *, part: str = ""
         title=f"{title}, token by token{where}{_kind_words(kind)}",
         caption=f"{_one(done, 'token')} Across: the tokens{where}, together by the span that they are in; upwards: the "
         f"layer. {READ} Tokens that fewer than half of the items have are left out.",
-        controls=_beside(experiment)
-        + (" The colours have a scale of their own here, beside the whole prompt." if part else ""),
+        controls=_beside(experiment) + (" The whole prompt has colours of another scale." if part else ""),
         caveat=f"{ALONE} A token is named by its span and its number there: means over items are not over one place of "
         "the picture.",
         alt=f"Heat map of the effect of {experiment} by layer and token{where}. {_strongest(rows, ('token', 'span'))}",

@@ -19,7 +19,7 @@ from seamscope.hooks._site import Site
 from seamscope.hooks._taps import Phase
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from seamscope.hooks._batch import Batch
     from seamscope.hooks._replay import Replay
@@ -30,7 +30,7 @@ ENTRIES = ("resid_pre", "resid_post")  # sites whose change goes into a layer's 
 
 
 class Attribution:
-    """Gradients of the answer's log-probability in the run of one prompt.
+    """Gradients of the answer's log-probability, or of a logit difference, in the run of one prompt.
 
     To first order, a patch adds the gradient times what it changes (Nanda 2023; Kramár et al. 2403.00745). Two things
     are mended as there (AtP*). A softmax that is saturated has no gradient, though a patch may move it far: of the
@@ -43,6 +43,8 @@ class Attribution:
         vlm: the model.
         batch: one prompt with its answer.
         sites: decoder sites, not `pattern`.
+        rival: the tokens of another answer, as they would stand after the prompt: then gradients are those of
+            `Score.difference`, which does not saturate where the answer is all but certain.
         exact_attention: make those weights anew; needs eager attention.
         dropping: also take the gradients without each layer.
 
@@ -51,7 +53,14 @@ class Attribution:
     """
 
     def __init__(
-        self, vlm: Vlm, batch: Batch, sites: Sequence[str], *, exact_attention: bool = False, dropping: bool = True
+        self,
+        vlm: Vlm,
+        batch: Batch,
+        sites: Sequence[str],
+        *,
+        rival: Int[Tensor, " tokens"] | None = None,
+        exact_attention: bool = False,
+        dropping: bool = True,
     ) -> None:
         require_here(vlm.engine, "attribution")
         if len(batch) != 1 or "answer" not in batch.span_names:
@@ -61,7 +70,7 @@ class Attribution:
                 raise SiteError(f"{site} is not attributed; expected sites of the decoder, such as lm.*.resid_post")
         if exact_attention and vlm.attn_implementation != "eager":
             raise ModelError("exact_attention needs attention weights; load with attn_implementation='eager'")
-        self.vlm, self.batch, self.sites = vlm, batch, list(sites)
+        self.vlm, self.batch, self.sites, self._rival = vlm, batch, list(sites), rival
         self.gradients = self._gradients(self.sites)
         self._dropped = [self._gradients(self.sites, drop=layer) for layer in range(vlm.n_layers)] if dropping else []
         self._entering: dict[int, tuple[Tensor, Tensor]] = {}
@@ -71,7 +80,7 @@ class Attribution:
             self._entering = {layer: self._around_attention(layer) for layer in sorted(layers)}
 
     def estimate(self, site: str, changes: Tensor) -> Tensor:
-        """What changes of a site would do to the log-probability, token by token: (tokens, *feature) -> (tokens,).
+        """What changes of a site would do to what is measured, token by token: (tokens, *feature) -> (tokens,).
 
         For `head_z`, (tokens, heads).
         """
@@ -136,10 +145,20 @@ class Attribution:
             found = self._gradients([site], also=noted)
         return found[site], found["weights"][0]
 
+    def _measure(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What gradients are taken of, from the logits of the answer's tokens."""
+        if self._rival is None:
+            return logits.log_softmax(-1).gather(-1, targets[:, None]).sum()
+        both = zip(self._rival.tolist(), targets.tolist(), strict=False)
+        first = next((k for k, (other, own) in enumerate(both) if other != own), None)
+        if first is None:
+            raise SpanError("the rival answer begins as the answer does, to its end: there is no logit difference")
+        return logits[first, targets[first]] - logits[first, int(self._rival[first])]
+
     def _gradients(
         self, sites: Sequence[str], *, drop: int | None = None, also: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Gradients of the answer's log-probability, by one pass forward and one back."""
+        """Gradients of what is measured, by one pass forward and one back."""
         vlm, noted = self.vlm, {} if also is None else also
         points = [vlm.point(site) for site in sites]
         with ExitStack() as stack:
@@ -152,8 +171,8 @@ class Attribution:
         at = self.batch.positions("answer")[0].to(logits.device)
         targets = self.batch.inputs["input_ids"][0].to(logits.device)[at]
         with torch.enable_grad():
-            logprob = logits[0, at - 1].float().log_softmax(-1).gather(-1, targets[:, None]).sum()
-            found = torch.autograd.grad(logprob, list(noted.values()), allow_unused=True)
+            measured = self._measure(logits[0, at - 1].float(), targets)
+            found = torch.autograd.grad(measured, list(noted.values()), allow_unused=True)
         pairs = zip(noted.items(), found, strict=True)
         grads = {name: torch.zeros_like(value) if grad is None else grad for (name, value), grad in pairs}
         shaped = {name: grads[name].reshape(-1, *map(int, vlm.shape(Site.parse(name))[2:])) for name in sites}

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from torch import Tensor
+
 from seamscope.hooks._errors import SiteError, SpanError
 from seamscope.hooks._site import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from torch import Tensor
-
 STREAMS: Final = ("resid_post", "embed", "resid_pre")  # of what goes into a layer, in the order in which they come
 REPLAYED: Final = (*STREAMS, "head_z", "attn_out", "cross_attn_out", "resid_mid", "mlp_out")
 WASTE: Final = 0.1  # share of the tokens of a batch that may be computed though they come before a cell's patch
@@ -178,6 +178,8 @@ def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -
     """Refuse an edit of a site that holds `count` tokens of these features, before anything is run."""
     if len(edit.positions) == 0 or edit.positions.min() < 0 or edit.positions.max() >= count:
         raise SpanError(f"{edit.site}: positions must be in 0 to {count - 1}, at least one")
+    if not isinstance(edit.values, Tensor):
+        raise SiteError(f"{edit.site}: values are a tensor, not a {type(edit.values).__name__}; a Ragged has .values")
     needed = (len(edit.positions), *feature)
     if edit.values.shape != needed:
         raise SiteError(f"{edit.site} needs values of shape {needed}; got {tuple(edit.values.shape)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,52 +23,70 @@ EDITED: Final = "edited"  # the span of the edited tokens
 @contextmanager
 def editing(vlm: Vlm, prompt: Batch, rows: Sequence[Sequence[Edit]], width: int) -> Iterator[None]:
     """Let the layers write the edits of each row that they are given, whose positions are numbers of its tokens."""
-    sites = list(dict.fromkeys(edit.site for edits in rows for edit in edits))
-    batch = _standing_for(prompt, rows, width, sites)
-    with patch(vlm, [_patch(rows, site) for site in sites]), vlm.wiring.running(batch):
+    sites = dict.fromkeys(edit.site for edits in rows for edit in edits)
+    folded = {site: [_fold([edit for edit in edits if edit.site == site]) for edits in rows] for site in sites}
+    batch = _standing_for(prompt, folded, len(rows), width)
+    with patch(vlm, [_patch(site, several) for site, several in folded.items()]), vlm.wiring.running(batch):
         yield
 
 
-def _standing_for(prompt: Batch, rows: Sequence[Sequence[Edit]], width: int, sites: Sequence[str]) -> Batch:
+class _Folded(NamedTuple):
+    """All edits of a site in one row as one: each position once, its values, and which heads of it are edited.
+
+    `edited` is (positions, heads), or (positions, 1) where all heads are, or the site has none.
+    """
+
+    positions: Tensor
+    values: Tensor | None
+    edited: Tensor
+
+
+def _fold(edits: Sequence[Edit]) -> _Folded:
+    """Where several edits write the same, the last counts, as if they were made one after the other."""
+    if not edits:
+        return _Folded(torch.zeros(0, dtype=torch.long), None, torch.zeros(0, 1, dtype=torch.bool))
+    values = torch.cat([edit.values for edit in edits])
+    written = _written(edits, 1 if all(edit.heads is None for edit in edits) else values.shape[1])
+    positions, place = torch.cat([edit.positions.cpu() for edit in edits]).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    order = torch.where(written, torch.arange(len(written))[:, None], -1)
+    last = order.new_full((len(positions), written.shape[1]), -1)
+    last.scatter_reduce_(0, place[:, None].expand_as(order), order, "amax")
+    kept = last.clamp(min=0).to(values.device)
+    if written.shape[1] > 1:
+        return _Folded(positions, values[kept, torch.arange(written.shape[1], device=values.device)], last >= 0)
+    return _Folded(positions, values[kept[:, 0]], last >= 0)
+
+
+def _written(edits: Sequence[Edit], n_heads: int) -> Tensor:
+    """Which heads each edit writes of each of its tokens, end to end, (tokens, heads)."""
+    found = torch.zeros(sum(len(edit.positions) for edit in edits), n_heads, dtype=torch.bool)
+    stop = 0
+    for edit in edits:
+        start, stop = stop, stop + len(edit.positions)
+        found[start:stop, slice(None) if edit.heads is None else list(edit.heads)] = True
+    return found
+
+
+def _standing_for(prompt: Batch, folded: Mapping[str, Sequence[_Folded]], n_rows: int, width: int) -> Batch:
     """A batch of as many rows as the layers are given; its spans are the edited tokens."""
-    nothing = torch.zeros(0, dtype=torch.long)
-    spans = tuple(
-        {
-            f"{EDITED} {site}": torch.cat([nothing, *(edit.positions.cpu() for edit in edits if edit.site == site)])
-            for site in sites
-        }
-        for edits in rows
-    )
     return Batch(
-        inputs={"input_ids": torch.zeros(len(rows), width, dtype=torch.long)},
+        inputs={"input_ids": torch.zeros(n_rows, width, dtype=torch.long)},
         extra={},
-        spans=spans,
-        ids=tuple(f"{prompt.ids[0]}/{k}" for k in range(len(rows))),
-        texts=("",) * len(rows),
+        spans=tuple({f"{EDITED} {site}": rows[k].positions for site, rows in folded.items()} for k in range(n_rows)),
+        ids=tuple(f"{prompt.ids[0]}/{k}" for k in range(n_rows)),
+        texts=("",) * n_rows,
         condition=prompt.condition,
         padding=prompt.padding,
         visual=None,
     )
 
 
-def _patch(rows: Sequence[Sequence[Edit]], site: str) -> Patch:
+def _patch(site: str, rows: Sequence[_Folded]) -> Patch:
     """The new values of a site, row by row, of all heads or of some."""
-    edits = [[edit for edit in several if edit.site == site] for several in rows]
-    flat = [edit for several in edits for edit in several]
-    empty = flat[0].values[:0]
-    new = Ragged.from_list([torch.cat([empty, *(edit.values for edit in several)]) for several in edits])
-    span = f"{EDITED} {site}"
-    if all(edit.heads is None for edit in flat):
+    held = [row for row in rows if row.values is not None]
+    new = Ragged.from_list([held[0].values[:0] if row.values is None else row.values for row in rows])  # type: ignore[index]
+    span, n_heads = f"{EDITED} {site}", max(row.edited.shape[1] for row in held)
+    if n_heads == 1:
         return Patch(site, new, span=span)
-    edited = _heads(flat, new.values.shape[1])
+    edited = torch.cat([row.edited.expand(-1, n_heads) for row in rows])[..., None]
     return Patch(site, lambda there: torch.where(edited.to(there.device), new.values.to(there), there), span=span)
-
-
-def _heads(edits: Sequence[Edit], n_heads: int) -> Tensor:
-    """Which heads of each token are edited, (tokens, heads, 1)."""
-    found = torch.zeros(sum(len(edit.positions) for edit in edits), n_heads, 1, dtype=torch.bool)
-    stop = 0
-    for edit in edits:
-        start, stop = stop, stop + len(edit.positions)
-        found[start:stop, slice(None) if edit.heads is None else list(edit.heads)] = True
-    return found

@@ -36,8 +36,9 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
             layer; or `resid_post` of the last layer, for what goes straight to the logits.
 
     Raises:
-        SiteError: where there is no such path.
+        SiteError, SpanError: where there is no such path, or the sender is no edit of this run.
     """
+    run.check([sender])
     source, target = run.vlm.point(sender.site).site, run.vlm.point(receiver).site
     last = run.vlm.n_layers - 1
     begin, end = _leaves(source), _enters(target)

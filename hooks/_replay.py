@@ -107,7 +107,7 @@ class Replay:
         """The logits of the answer's tokens, some cells at a time: which cells, and theirs."""
         several = [parts_of(cell) for cell in cells]
         for parts in several:
-            self._check(parts)
+            self.check(parts)
         replayed = [number for number, parts in enumerate(several) if self._can_replay(parts)]
         self._prove([several[number] for number in replayed])
         if self.exact:
@@ -137,8 +137,8 @@ class Replay:
             reference=self._unpatched[:, 0].expand(n, -1),
         )
 
-    def _check(self, parts: Sequence[Edit | Cut]) -> None:
-        """Refuse what no run could do, before anything is run."""
+    def check(self, parts: Sequence[Edit | Cut]) -> None:
+        """Refuse a cell that no run could do, before anything is run."""
         if not parts:
             raise RunError("a cell needs an edit or a cut")
         for part in parts:

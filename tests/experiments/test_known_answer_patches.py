@@ -26,6 +26,7 @@ from seamscope.experiments.sweeps import (
 )
 from seamscope.experiments.tasks import JsonlTask, Wording
 from seamscope.hooks import (
+    Attribution,
     Batch,
     Cut,
     Edit,
@@ -293,6 +294,50 @@ def test_a_head_s_direct_path_carries_what_the_head_does(name: str, experiment: 
     for (head, receiver), share in zip(names, shares(vlm, run, source, pair, cells).tolist(), strict=True):
         carries = head in circuit.copying and receiver == reader
         assert share == pytest.approx(whole[head] if carries else 0, abs=NOTHING), (head, receiver)
+
+
+def attributed(vlm: Vlm, pair: Pair, way: str) -> tuple[dict[Head, float], dict[Head, float]]:
+    """The share of the logit difference that attribution gives every head, and that without each layer in turn."""
+    source, target = encoded(vlm, pair, way)
+    rival = vlm.encode([pair.clean], answers=[pair.rival])
+    tokens = rival.inputs["input_ids"][0, rival.positions("answer")[0]]
+    sites = [f"lm.{layer}.head_z" for layer in range(LAYERS)]
+    found = Attribution(vlm, target, sites, rival=tokens)
+    held = []
+    for batch in (source, target):
+        with capture(vlm, sites) as acts:
+            vlm.forward(batch)
+        held.append({site: acts[site][0] for site in sites})
+    room = float(run_of(vlm, source, pair).base.difference - run_of(vlm, target, pair).base.difference)
+    at = int(target.positions("last")[0])
+    changes = [held[0][site] - held[1][site] for site in sites]
+    sums = [found.estimate(site, change)[at] / room for site, change in zip(sites, changes, strict=True)]
+    sizes = [found.dropped(site, change)[at] / abs(room) for site, change in zip(sites, changes, strict=True)]
+    plain, dropped = ({(k, head): float(each[k][head]) for k, head in HEAD_CELLS} for each in (sums, sizes))
+    return plain, dropped
+
+
+@EACH_WAY
+def test_attribution_finds_the_copying_head(experiment: str) -> None:
+    vlm = load("copying")
+    for pair in pairs("copying", 2):
+        plain, dropped = attributed(vlm, pair, experiment)
+        (head,) = CIRCUITS["copying"].copying
+        assert plain[head] == pytest.approx(1, abs=0.1)
+        assert dropped[head] > 0.5
+        for other in CIRCUITS["copying"].others:
+            assert abs(plain[other]) < NOTHING
+            assert dropped[other] < NOTHING
+
+
+@EACH_WAY
+def test_attribution_misses_a_redundant_pair(experiment: str) -> None:
+    """A gradient tells of small changes: what clips at "there" and at "there twice" is flat at both, with no copy and
+    with two. Denoising, which goes all the way, finds either head."""
+    vlm = load("redundant")
+    for pair in pairs("redundant", 2):
+        for found in attributed(vlm, pair, experiment):
+            assert all(abs(found[head]) < 0.1 for head in CIRCUITS["redundant"].copying)
 
 
 def alike(one: Score, other: Score) -> bool:

@@ -139,3 +139,21 @@ def test_wrong_input():
         Attribution(vlm, batch, ["lm.0.resid_post"], exact_attention=True)
     with pytest.raises(SiteError, match="dropping=False"):
         Attribution(vlm, batch, ["lm.0.resid_post"], dropping=False).dropped("lm.0.resid_post", torch.zeros(1))
+
+
+def test_gradients_of_the_logit_difference():
+    vlm = load("llava")
+    batch, rival = (prompt(vlm, answer) for answer in ("nine", "four"))
+    tokens = rival.inputs["input_ids"][0, rival.positions("answer")[0]]
+    site = "lm.1.mlp_out"
+    there, changes = changes_of(vlm, batch, [site])
+    estimate = Attribution(vlm, batch, [site], rival=tokens, dropping=False).estimate(site, changes[site])
+    run = replay(vlm, batch, rival=tokens)
+    token = int(estimate.abs().argmax())
+    at = torch.tensor([token])
+    values = [there[site][at] + sign * EPSILON * changes[site][at] for sign in (1, -1)]
+    up, down = run.score([Edit(site=site, positions=at, values=each) for each in values]).difference.double()
+    assert float(estimate[token]) == pytest.approx(float((up - down) / (2 * EPSILON)), rel=0.05, abs=2e-3)
+    own = batch.inputs["input_ids"][0, batch.positions("answer")[0]]
+    with pytest.raises(SpanError, match="there is no logit difference"):
+        Attribution(vlm, batch, [site], rival=own)

@@ -11,6 +11,7 @@ from seamscope.hooks import (
     Edit,
     Patch,
     Prompt,
+    Ragged,
     ReplayWarning,
     RunError,
     Score,
@@ -191,6 +192,30 @@ def test_single_heads(name):
     wanted = by_patch(vlm, batch, cells)
     require_equal(replay(vlm, batch).score(cells), wanted)
     assert (wanted.logprob[0] - wanted.logprob[6]).abs() > 1e-5  # which heads are edited matters
+
+
+def test_edits_of_one_token_are_made_one_after_the_other():
+    """Two heads of one layer in two edits; and an edit that overwrites another, in whole or in part."""
+    vlm = load("llava")
+    batch = prompt(vlm)
+    rng = torch.Generator().manual_seed(11)
+    width = vlm.shape(Site.parse("lm.1.head_z"))[2:]
+
+    def edit(positions, heads, site="lm.1.head_z"):
+        shape = width if site.endswith("head_z") else (vlm.d_model,)
+        values = torch.randn(len(positions), *shape, generator=rng)
+        return Edit(site=site, positions=torch.tensor(positions), values=values, heads=heads)
+
+    cells = [
+        [edit([5, 6], (0,)), edit([6, 5], (1,))],
+        [edit([5, 6], None), edit([6], (1,))],
+        [edit([6], (1,)), edit([5, 6], None)],
+        [edit([5, 9], None, "lm.2.mlp_out"), edit([9], None, "lm.2.mlp_out"), edit([4], (0,))],
+        [edit([5], (0,)), edit([5], None, "lm.0.attn_out"), edit([5], (1,))],
+    ]
+    wanted = by_patch(vlm, batch, cells)
+    require_equal(replay(vlm, batch).score(cells), wanted)
+    assert wanted.logprob.std() > 1e-3
 
 
 @families
@@ -387,6 +412,8 @@ def test_wrong_input():
         replay(vlm, vlm.encode([shown(QUESTION, 1)]))
     with patch(vlm, Patch("lm.0.resid_post", lambda value: value)), pytest.raises(RunError, match="inside"):
         replay(vlm, batch)
+    with pytest.raises(SiteError, match="values are a tensor, not a Ragged"):
+        run.score([replace(edit, values=Ragged.from_list([value]))])
     with pytest.raises(SiteError, match="needs values of shape"):
         run.score([Edit(site="lm.0.mlp_out", positions=torch.tensor([3]), values=torch.zeros(1, 5))])
     with pytest.raises(SiteError, match="needs values of shape"):
