@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import pandas as pd
@@ -10,6 +11,7 @@ import typer
 from seamscope.hooks import RunError, choose
 
 from . import _options as o
+from ._amounts import count_text
 
 if TYPE_CHECKING:
     from ._study import Study
@@ -46,13 +48,15 @@ def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool
         raise RunError(f"--by {by} goes with --experiment, such as --experiment denoise --experiment noise")
     rows, effects, files = _made(study, names, by)
     best = best_cells(rows, seed=study.settings.seed)
+    plates = _draw(study, files)
     if as_json:
-        return o.emit({"effects": effects, "best": best, "run": study.run.folder})
+        return o.emit({"effects": effects, "best": best, "figures": plates, "run": study.run.folder})
     shown = [name for name in NAMED if name in best and best[name].notna().any()]
     o.show(best[[*shown, "effect", "low", "high", "chosen", "n"]].round(2).to_string(index=False, na_rep="-"))
     o.show(
         f"\nof {len(effects)} cells the strongest of each experiment, in nats of the item's answer: chosen on one half "
-        f"of the items (chosen), scored on the other (effect); all of them: {study.run.folder}/{', '.join(files)}"
+        f"of the items (chosen), scored on the other (effect); all of them: {study.run.folder}/{', '.join(files)}, "
+        f"and {count_text(len(plates), 'figure')} in {study.run.folder / 'figures'}"
     )
 
 
@@ -73,14 +77,23 @@ def _made(study: Study, names: list[str], by: str) -> tuple[pd.DataFrame, pd.Dat
     return rows, effects, files
 
 
+def _draw(study: Study, files: list[str]) -> list[Path]:
+    """Draw the figures of these tables; gives their files."""
+    from ._plates import draw_plates
+
+    tables = {file.removesuffix(".csv"): study.run.table(file.removesuffix(".csv"), pd.DataFrame) for file in files}
+    return [plate.saved.pdf for plate in draw_plates(study.run.folder / "figures", tables, shown=study.shown)]
+
+
 def _screen(study: Study, *, as_json: bool) -> None:
     """Show what the screen estimates, what was measured, and how far they agree."""
     from .sweeps import screen_agreement
 
     table = study.screen()
     agreement = screen_agreement(table)
+    plates = _draw(study, ["screen.csv"])
     if as_json:
-        return o.emit({"screen": table, "agreement": agreement, "run": study.run.folder})
+        return o.emit({"screen": table, "agreement": agreement, "figures": plates, "run": study.run.folder})
     top = table[table.measured == "top"].sort_values("score", ascending=False).head(10)
     columns = ["target_site", "span", "token", "score", "estimate", "exact", "low", "high", "n"]
     o.show(top[columns].round(2).to_string(index=False, na_rep="-"))

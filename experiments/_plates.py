@@ -10,7 +10,7 @@ import pandas as pd
 from . import figures
 from ._plate import Draft, Plate, Tables, Words
 from ._plates_forms import lens_drafts, transfer_drafts
-from ._plates_patch import patch_plate_drafts
+from ._plates_patch import Shown, patch_plate_drafts
 from ._plates_probes import path_draft, probe_drafts
 from ._plates_use import causal_drafts, patch_drafts
 from ._report_views import number
@@ -20,13 +20,15 @@ from .figures._gap import ALL
 OTHERS: Final = ("curves", "transfer", "lens", "lens.tuned", "decodable_causal")  # tables that not every run has
 
 
-def draw_plates(folder: Path, tables: Tables, *, verdict: Verdict | None = None) -> list[Plate]:
+def draw_plates(
+    folder: Path, tables: Tables, *, verdict: Verdict | None = None, shown: Shown | None = None
+) -> list[Plate]:
     """Draw and save every figure whose tables are there (PDF, PNG, CSV)."""
-    return [draft.save(folder) for draft in drafts_of(tables, verdict=verdict)]
+    return [draft.save(folder) for draft in drafts_of(tables, verdict=verdict, shown=shown)]
 
 
-def drafts_of(tables: Tables, *, verdict: Verdict | None = None) -> list[Draft]:
-    """The figures whose tables are there.
+def drafts_of(tables: Tables, *, verdict: Verdict | None = None, shown: Shown | None = None) -> list[Draft]:
+    """The figures whose tables are there; effects by token also on the picture that is `shown`.
 
     `tables` has the names of a run's tables: `gap, probes, effects`, those of `OTHERS`, and those of sweeps, see
     `patch_plate_drafts`. An empty one counts as none.
@@ -40,7 +42,7 @@ def drafts_of(tables: Tables, *, verdict: Verdict | None = None) -> list[Draft]:
         *lens_drafts(held),
         *causal_drafts(held),
         *patch_drafts(held),
-        *patch_plate_drafts(held),
+        *patch_plate_drafts(held, shown=shown),
     ]
 
 

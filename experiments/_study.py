@@ -25,6 +25,7 @@ from ._locate import locate
 from ._members import Members
 from ._model import load
 from ._plates import OTHERS, draw_plates
+from ._plates_patch import Shown
 from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import WORKERS, item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
@@ -32,6 +33,7 @@ from ._run import Run, Settings, replacing
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
 from ._sweeper import Sweeper
+from ._token_boxes import token_boxes
 from ._verdict import Verdict
 from .figures._learning import learning_rows
 from .sweeps import (
@@ -49,6 +51,7 @@ from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
+BOXES: Final = "token_boxes"
 
 
 class Study:
@@ -252,9 +255,19 @@ class Study:
         def make() -> pd.DataFrame:
             sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
             cells = layer_cells(self.vlm, sites=sites, spans=["prompt"] if by == "token" else self.settings.spans)
+            if by == "token":
+                first = self.vlm.encode([self.items[0]], condition="direct")
+                self.run.derive(BOXES, token_boxes(first))
             return self._swept(name, dict.fromkeys(experiments, cells), by=by)
 
         return self.run.table(name, make)
+
+    @property
+    def shown(self) -> Shown | None:
+        """A picture and where its tokens are, if anything was patched token by token."""
+        if not self.run.has(f"{BOXES}.csv"):
+            return None
+        return Shown(picture=self.items[0].image, boxes=self.run.table(BOXES, pd.DataFrame))
 
     def cut(self, name: str) -> pd.DataFrame:
         """What cutting attention does to every item, by one of `ROUTES`."""
@@ -304,10 +317,15 @@ class Study:
             check_probing(self.items)
             check_locating(self.vlm, self.items, self.sites, self.settings.spans)
         tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects}
-        others = {name: self.run.table(name, pd.DataFrame) for name in OTHERS if self.run.has(f"{name}.csv")}
+        swept = [f"effects.{name}" for name in self.run.finished("effects")]
+        others = {
+            name: self.run.table(name, pd.DataFrame)
+            for name in (*OTHERS, *swept, "screen")
+            if self.run.has(f"{name}.csv")
+        }
         with replacing(self.run.path("verdict.json")) as temporary:
             temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")
-        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict)
+        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict, shown=self.shown)
         return write_report(
             self.run.folder,
             settings=asdict(self.settings),

@@ -21,7 +21,7 @@ from seamscope.hooks import RunError, Site
 from ._depth import Depth
 from ._effects import effect_rows, effect_scale, of_most_items
 from ._mesh import Scale
-from ._style import FAINT, INK, SMALL, WIDTH, axes_for, blank, root, styled
+from ._style import FAINT, INK, SMALL, WIDTH, axes_for, blank, root, styled, width_in_points
 from ._tables import need
 
 COLUMNS: Final = ("target_site", "span", "token", "n")
@@ -33,6 +33,7 @@ MOST: Final = 6  # panels
 _GREY: Final = 0.6  # how much of the picture's contrast is left
 _DENSE: Final = 0.8  # opacity of the strongest effect; none is clear
 _PIXELS: Final = 1200  # the most of a picture's side that are drawn
+_LOW: Final = 1.5  # inches: the least height, of the colour bar's words
 _BAR: Final = 0.72  # inches that the colour bar and its words take
 
 
@@ -67,7 +68,7 @@ def patch_on_image(
     table, depth = _placed(effects, boxes, experiment, kind)
     site = _strongest(table) if layer is None else _of_layer(depth, layer)
     shown = table[table.target_site == site]
-    ax = axes_for(ax, height=0.35 + (WIDTH - _BAR) * picture.height / picture.width)
+    ax = axes_for(ax, height=max(_LOW, 0.35 + (WIDTH - _BAR) * picture.height / picture.width))
     scale = effect_scale(shown.effect, "effect")
     _panel(ax, picture, boxes, shown, scale)
     ax.set_title(_called(site), loc="left", pad=3)
@@ -94,7 +95,7 @@ def patch_on_image_panels(
     scale = effect_scale(shown.effect, "effect")
     rows = -(-len(sites) // ACROSS)
     across = min(ACROSS, len(sites))
-    figure = blank(0.3 + rows * (0.2 + (WIDTH - _BAR) / ACROSS * picture.height / picture.width))
+    figure = blank(max(_LOW, 0.3 + rows * (0.2 + (WIDTH - _BAR) / ACROSS * picture.height / picture.width)))
     panels = figure.subplots(rows, across, squeeze=False)
     for ax, site in zip(panels.flat, sites, strict=False):
         _panel(axes_for(ax, height=1), picture, boxes, shown[shown.target_site == site], scale)
@@ -149,15 +150,17 @@ def _panel(ax: Axes, picture: Image, boxes: pd.DataFrame, shown: pd.DataFrame, s
     ax.imshow(_greyed(picture), extent=(0, picture.width, picture.height, 0), interpolation="antialiased")
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set(visible=True, color=FAINT, linewidth=0.5)
-    grid = PatchCollection(_cells(boxes.dropna(subset=list(EDGES))), facecolor="none", edgecolor=FAINT, linewidth=0.3)
+    placed = boxes.dropna(subset=list(EDGES))
+    size = width_in_points(ax) * float((placed.right - placed.left).median()) / (right - left)
+    grid = PatchCollection(_cells(placed), facecolor="none", edgecolor=FAINT, linewidth=min(0.3, 0.03 * size))
     ax.add_collection(grid, autolim=False)
     filled = PatchCollection(_cells(shown), linewidth=0, cmap=_veil(scale.colours), norm=scale.ends, label="effect")
     filled.set_array(shown.effect.to_numpy())
     ax.add_collection(filled, autolim=False)
     sure = shown[_sure(shown)]
-    size = (sure.right - sure.left).median() / (right - left) * root(ax).get_figwidth() * 72 * ax.get_position().width
-    dots: dict[str, Any] = {"marker": "o", "lw": 0, "color": INK, "mec": "white", "mew": 0.4, "label": SURE}
-    ax.plot((sure.left + sure.right) / 2, (sure.top + sure.bottom) / 2, **dots, ms=max(1.2, min(3.4, 0.3 * size)))
+    dots: dict[str, Any] = {"marker": "o", "lw": 0, "color": INK, "mec": "white", "label": SURE}
+    dots |= {"ms": max(0.8, min(3.4, 0.3 * size)), "mew": min(0.4, 0.04 * size)}
+    ax.plot((sure.left + sure.right) / 2, (sure.top + sure.bottom) / 2, **dots)
 
 
 def _sure(table: pd.DataFrame) -> pd.Series[bool]:

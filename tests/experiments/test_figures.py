@@ -30,6 +30,7 @@ from ._synthetic import (
     transfer_table,
     verdict,
 )
+from .test_figures_patch import DRAWN as SWEPT
 
 GAP, PROBES, EFFECTS = gap_table(), probes_table(), effects_table()
 TRANSFER, CAUSAL, LENS, GRID = transfer_table(), causal_table(), lens_table(), grid_table()
@@ -822,5 +823,5 @@ class TestSave:
 
 
 def test_exports():
-    assert set(figures.__all__) == {*DRAWN, "COLOURS", "Saved", "save"}
+    assert set(figures.__all__) == {*DRAWN, *SWEPT, "COLOURS", "Saved", "save"}
     assert json.dumps(figures.COLOURS)
