@@ -1,4 +1,4 @@
-"""The benchmark of activation patching, on a model so small that it takes seconds: what it tells, and if it is so."""
+"""The benchmark of patching, on a model so small that it takes seconds: what it tells, and whether it is so."""
 
 import importlib.util
 import json

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seamscope.hooks import (
     Cut,
@@ -27,6 +29,7 @@ from seamscope.hooks import (
 )
 from seamscope.hooks._cells import batches
 from seamscope.hooks._recording import Recording
+from seamscope.hooks._whole import run_whole
 
 from .families_fixture import BOX, QUESTION, families, load, shown
 
@@ -371,11 +374,54 @@ def test_batches_hold_few_wasted_tokens_and_no_more_than_fit():
         assert taken - sum(100 - plan.start for plan in some) <= max(128, 0.1 * taken)
 
 
-def test_bfloat16_has_the_same_first_token():
-    vlm = load("llava", "auto", torch.bfloat16)
-    batch = prompt(vlm)
-    cells = random_edits(vlm, batch, sites_of(vlm), seed=2, each=4)
-    assert torch.equal(replay(vlm, batch).score(cells).first, by_patch(vlm, batch, cells).first)
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "gemma3", "mllama"])
+def test_bfloat16_has_the_same_top_token(name):
+    """But where the two likeliest tokens are as near as two numbers in half precision can be."""
+    vlm = load(name, "auto", torch.bfloat16)
+    count = 0
+    for seed, words in enumerate(("", "tell me ", "look at the picture and then tell me ")):
+        batch = prompt(vlm, question=words + QUESTION, seed=seed)
+        cells = random_edits(vlm, batch, sites_of(vlm), seed=seed, each=4)
+        found = in_order(replay(vlm, batch, proofs=0).logits(cells))
+        for cell, logits in zip(cells, found, strict=True):
+            (first, second), tokens = run_whole(vlm, batch, [cell])[0].topk(2)
+            near = first - second <= 2**-7 * first.abs()
+            assert near or logits[0].argmax() == tokens[0], cell.site
+            count += not near
+    assert count > 150
+
+
+def in_order(parts):
+    """The logits of each cell, in the order in which the cells were given."""
+    held = {number: own for numbers, logits in parts for number, own in zip(numbers, logits, strict=True)}
+    return [held[number] for number in sorted(held)]
+
+
+WORDS = ("red", "card", "what", "is", "the", "sum", "of", "two", "and")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_cells_of_any_prompt_within_any_budget(data):
+    """Prompts of all lengths, up to eight edits and cuts in a cell, cells in any order, batches of any size."""
+    vlm = load(
+        data.draw(st.sampled_from(["llava", "qwen2_5_vl", "gemma3", "paligemma", "mllama"])),
+        data.draw(st.sampled_from(["eager", "auto"])),
+    )
+    words = data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30))
+    batch = prompt(vlm, data.draw(st.sampled_from(["nine", "a red card", "4"])), " ".join(words))
+    seed = data.draw(st.integers(0, 10_000))
+    rng = torch.Generator().manual_seed(seed)
+    parts = [*random_edits(vlm, batch, sites_of(vlm), seed, each=1), *random_cuts(vlm, batch, seed)]
+    order = torch.randperm(len(parts), generator=rng).tolist()
+    cells = []
+    while order and len(cells) < 12:
+        size = data.draw(st.integers(1, 8))
+        cells.append([parts[k] for k in order[:size]])
+        order = order[size:]
+    wanted = by_patch(vlm, batch, cells)
+    found = replay(vlm, batch, proofs=0).score(cells, budget=data.draw(st.sampled_from([1, 2**14, 2**18, 2**30])))
+    require_equal(found, wanted)
 
 
 def test_wrong_input():
