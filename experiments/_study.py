@@ -254,6 +254,8 @@ class Study:
 
         def make() -> pd.DataFrame:
             sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
+            if not sites and by == "head":
+                raise RunError("there are no heads to patch; --sites must name sites such as lm.*.head_z")
             cells = layer_cells(self.vlm, sites=sites, spans=["prompt"] if by == "token" else self.settings.spans)
             if by == "token":
                 first = self.vlm.encode([self.items[0]], condition="direct")

@@ -33,6 +33,9 @@ class Sweeper:
         self._vlm: Vlm | None = vlm
         self._settings, self._cells, self._by = settings, cells, by
 
+        for name, some in cells.items():
+            self._plans(vlm, name, some)  # refuses what the model cannot do, before anything is written
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_vlm": None}
 

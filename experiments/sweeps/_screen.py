@@ -59,9 +59,10 @@ def screen(
         progress: show a progress bar.
 
     Returns:
-        One row per cell: `source_site, target_site, span, token, kind, layer`; `score`, by which it was ranked (nats,
-        mean over the half that chose); `estimate`, of the other half; `measured`: `top`, `sample` or empty; `exact`
-        with `low, high`, what it does there, nats; `n` items of that half.
+        One row per cell that at least half of the choosing items have: `source_site, target_site, span, token, kind,
+        layer`; `score`, by which it was ranked (nats, mean over the half that chose); `estimate`, of the other half;
+        `measured`: `top`, `sample` or empty; `exact` with `low, high`, what it does there, nats; `n` items of that
+        half.
     """
     plan = EXPERIMENTS[choose("experiment", experiment, EXPERIMENTS, RunError)]
     groups = list(dict.fromkeys(item.group for item in items))
@@ -78,6 +79,9 @@ def screen(
     )
     if estimates.empty:
         raise RunError(f"{experiment}: the two runs of no item have equally many tokens in every span")
+    chose = estimates.group.isin(choosing)
+    enough = estimates[chose].groupby(["source_site", *KEY]).group.nunique() * 2 >= len(choosing)
+    estimates = estimates.set_index(["source_site", *KEY]).loc[enough[enough].index].reset_index()
     chose = estimates.group.isin(choosing)
     table = _mean(estimates[~chose], "estimate").merge(_mean(estimates[chose], "score"), on=["source_site", *KEY])
     order = table.score.abs().sort_values(ascending=False, kind="stable").index

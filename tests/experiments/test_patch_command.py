@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from seamscope.experiments import Run, Settings, Study
-from seamscope.hooks import RunError
+from seamscope.experiments.sweeps import screen_agreement
+from seamscope.hooks import RunError, SiteError
 
 ASKED = ["patch", "-e", "denoise", "-e", "noise", "--by", "token", "--n", "8", "--spans", "last"]
 SITES = ["--sites", "lm.1.resid_post", "--sites", "lm.5.mlp_out"]
@@ -60,7 +61,9 @@ def test_a_sweep_that_was_killed_gives_the_same_table(tmp_path: Path, worth: flo
     resumed = json.loads(again.communicate()[0])
     for file in (f"patched.{NAME}.csv", f"effects.{NAME}.csv"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes()
-    assert {**made, "run": None} == {**resumed, "run": None}
+    assert {**made, "run": None, "figures": []} == {**resumed, "run": None, "figures": []}
+    assert [Path(file).name for file in made["figures"]] == [Path(file).name for file in resumed["figures"]]
+    assert all(Path(file).exists() for file in resumed["figures"])
     assert not list(killed.glob(".*parts"))
     assert len(made["best"]) == 2
 
@@ -93,10 +96,49 @@ def test_heads_are_patched_by_themselves(study: Study) -> None:
 
 def test_heads_need_a_site_that_has_them(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", Settings(n=6, sites=("lm.3.resid_post",), spans=("last",)))
-    with pytest.raises(RunError, match="there is nothing to patch"):
+    with pytest.raises(RunError, match="there are no heads to patch; --sites must name sites such as lm"):
         Study(run).patched(["noise"], by="head")
 
 
 def test_tables_are_read_again(study: Study) -> None:
     first = study.patched(["denoise"], by="token")
     pd.testing.assert_frame_equal(first, Study(study.run).patched(["denoise"], by="token"))
+
+
+def test_what_a_model_cannot_do_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    study = Study(Run(tmp_path / "run", Settings(n=6, attn_implementation="sdpa")))
+    with pytest.raises(SiteError, match="needs attention weights"):
+        study.cut("attention")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["knockout", "exit"])
+def test_cutting_has_a_table_of_its_own(study: Study, name: str) -> None:
+    rows = study.cut(name)
+    assert set(rows.experiment) == ({"knockout", "knockout_control"} if name == "knockout" else {"exit"})
+    effects = study.cut_effects(name)
+    assert effects["first"].max() == (study.vlm.n_layers - 2 if name == "knockout" else study.vlm.n_layers - 1)
+    assert effects.effect.min() < -1  # the first layers read the image
+    assert effects[effects["first"] == effects["first"].max()].effect.abs().max() < 0.5
+
+
+def test_attention_that_is_put_elsewhere(tmp_path: Path) -> None:
+    asked = Settings(n=6, attn_implementation="eager")
+    effects = Study(Run(tmp_path / "run", asked)).cut_effects("attention")
+    assert set(effects.experiment) == {f"attention_{way}" for way in ("uniform", "reversed", "shuffled")}
+    question = effects[(effects.queries == "last") & (effects["keys"] == "question") & (effects["first"] == 0)]
+    assert question[question.experiment == "attention_reversed"].effect.item() < -0.5
+    assert effects[effects["first"] == 7].effect.abs().max() < 0.5
+
+
+def test_the_screen_agrees_with_what_is_measured(study: Study) -> None:
+    table = study.screen()
+    agreement = screen_agreement(table).set_index("measured")
+    assert agreement.loc["top", "rank_correlation"] > 0.5
+    assert agreement.loc["top", "largest"] > 10 * agreement.loc["sample", "largest"]
+    assert (table.measured == "top").sum() == (table.measured == "sample").sum() == 20
+    assert table[table.measured == ""].exact.isna().all()
+    assert table[table.measured != ""].n.between(1, 3).all()
+    rows = study.patched(["denoise"], by="token")
+    rows = rows[rows.groupby(["target_site", "span", "token"]).id.transform("count") == len(study.items)]
+    assert set(table.target_site) == set(rows.target_site)
