@@ -25,9 +25,7 @@ Experiments = Annotated[
         show_default=False,
     ),
 ]
-By = Annotated[
-    str, typer.Option(help="span: whole spans at once; token: every token of the prompt; head: every head of head_z.")
-]
+By = Annotated[str, typer.Option(help="span: whole spans at once; object, token, head: each by itself.")]
 SCREEN: Final = "screen"
 NAMED: Final = ["experiment", "source_site", "target_site", "span", "token", "head", "queries", "keys", "first", "last"]
 

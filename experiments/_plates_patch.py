@@ -26,7 +26,7 @@ from .figures._tables import distinct, records
 from .figures._tokens import span_word
 from .sweeps import EXPERIMENTS
 
-EFFECTS: Final = re.compile(r"effects\..+\.(span|token|head)")  # tables of sweeps, and how these divide their cells
+EFFECTS: Final = re.compile(r"effects\..+\.(span|object|token|head)")  # tables of sweeps, and how these divide their cells
 PICTURE: Final = ("image", "image.object.")  # the spans of a picture's tokens
 AT: Final = ("objects", "last")  # where heads are drawn: where a picture's parts are, and where the answer is made
 PARTNER: Final = (
@@ -82,7 +82,7 @@ def _swept(rows: pd.DataFrame, experiment: str, by: str, shown: Shown | None) ->
         return
     for kind in dict.fromkeys(site.kind for site in map(Site.parse, rows.target_site) if site.layer is not None):
         own = rows[[site.layer is None or site.kind == kind for site in map(Site.parse, rows.target_site)]]
-        if by == "span":
+        if by in ("span", "object"):
             yield _curves(own, experiment, kind)
         else:
             yield from _tokens(of_most_items(own), experiment, kind, shown)

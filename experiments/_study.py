@@ -52,6 +52,7 @@ from .tasks import Item, Task
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
 BOXES: Final = "token_boxes"
+WHOLE: Final = {"token": ("prompt",), "object": ("objects",)}  # span sets of cells that are divided
 
 
 class Study:
@@ -248,7 +249,7 @@ class Study:
     def patched(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
         """One row per item and cell of some experiments, whose cells are the run's sites and spans, divided some way.
 
-        By token, spans do not count: every token of the prompt is patched by itself.
+        By object or token spans do not count: every object, or token of the prompt, is patched by itself.
         """
         name = _named("patched", experiments, by)
 
@@ -256,7 +257,7 @@ class Study:
             sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
             if not sites and by == "head":
                 raise RunError("there are no heads to patch; --sites must name sites such as lm.*.head_z")
-            cells = layer_cells(self.vlm, sites=sites, spans=["prompt"] if by == "token" else self.settings.spans)
+            cells = layer_cells(self.vlm, sites=sites, spans=WHOLE.get(by, self.settings.spans))
             if by == "token":
                 first = self.vlm.encode([self.items[0]], condition="direct")
                 self.run.derive(BOXES, token_boxes(first))

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from seamscope.hooks._batch import Batch
     from seamscope.hooks._vlm import Vlm
 
-BUDGET: Final = 2**28  # bytes that the cells of one batch may take
+BUDGET: Final = 2**28  # bytes that the cells of one batch may take on the CPU
+SHARE: Final = 0.25  # of the free memory of a GPU, that they may take there
 PROOFS: Final = 1  # cells of a prompt that are also run as whole passes, unless as much was proved often before
 NEAR: Final = {torch.float32: 1e-5, torch.float64: 1e-9}  # how near these must come, relative; in half precision:
 NEAR_HALF: Final = 0.05
@@ -86,10 +87,11 @@ class Replay:
             self._unpatched = vlm.unembed(streams)
             self.base = self._rate(self._unpatched)
 
-    def score(self, cells: Sequence[Cell], *, budget: int = BUDGET) -> Score:
+    def score(self, cells: Sequence[Cell], *, budget: int | None = None) -> Score:
         """Rate the answer under every cell: one edit or cut, or several at once; the score's fields are (cells,).
 
-        Some of the cells are run as whole passes, too, the first time; if one differs, all are run so.
+        Some of the cells are run as whole passes, too, the first time; if one differs, all are run so. `budget`: bytes
+        that the cells of one batch may take; planned, if not given.
         """
         if not len(cells):
             raise RunError("there is no cell to run")
@@ -102,7 +104,7 @@ class Replay:
         return Score.join(found)[torch.tensor(order).argsort()]
 
     def logits(
-        self, cells: Sequence[Cell], *, budget: int = BUDGET
+        self, cells: Sequence[Cell], *, budget: int | None = None
     ) -> Iterator[tuple[list[int], Float[Tensor, "cells tokens vocab"]]]:
         """The logits of the answer's tokens, some cells at a time: which cells, and theirs."""
         several = [parts_of(cell) for cell in cells]
@@ -115,7 +117,7 @@ class Replay:
             vain = [number for number, plan in zip(replayed, plans, strict=True) if plan is None]
             if vain:
                 yield vain, self._unpatched.expand(len(vain), -1, -1)
-            most = max(1, budget // self._bytes)
+            most = max(1, (self._budget() if budget is None else budget) // self._bytes)
             ready = self._localised([plan for plan in plans if plan is not None], most)
             for some in batches(ready, self.recording.stop, most):
                 with torch.inference_mode():
@@ -291,6 +293,11 @@ class Replay:
             return values
         added = self.recording.added[layer - 1]
         return values if added is None else values + added[0, positions.to(added.device)]
+
+    def _budget(self) -> int:
+        """Bytes that the cells of one batch may take."""
+        device = self.recording.posts[-1].device
+        return int(SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else BUDGET
 
     @cached_property
     def _bytes(self) -> int:

@@ -10,7 +10,7 @@ from ._cells import Cell
 from ._experiment import EXPERIMENTS
 from ._runs import Runs
 from ._sweep import Plan
-from ._trials import Trial, edit_of
+from ._trials import Trial, edit_of, pairs_of
 
 
 def paths(
@@ -32,7 +32,8 @@ def paths(
     def trials(runs: Runs) -> Iterator[Trial]:
         run = runs.replay(plan.target)
         for cell in senders:
-            sender = edit_of(runs, plan, cell.source_site, cell.target_site, cell.span, rule)
+            spans = pairs_of(runs, plan, cell.span)
+            sender = edit_of(runs, plan, cell.source_site, cell.target_site, spans, rule)
             if sender is None:
                 continue
             for receiver in ("all", *receivers):

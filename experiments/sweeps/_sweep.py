@@ -43,8 +43,8 @@ def sweep(
         items: each is patched with its partner, or with itself under another condition: see `EXPERIMENTS`.
         experiment: one of `EXPERIMENTS`.
         cells: from `layer_cells` or `back_cells`.
-        by: `span` patches all tokens of a span set at once; `token` every one by itself, where both runs have equally
-            many in every span (`prompt`: all but the answer's); `head` every head of `head_z` by itself.
+        by: `span` patches all tokens of a span set at once; `object` every object by itself; `token` every token, where
+            both runs have equally many in every span (`prompt`: all but the answer's); `head` every head of `head_z`.
         rule: what is done when spans differ in size: see `Patch`.
         budget: tokens that call 1 of the cascade may take, where it is a source.
         progress: show a progress bar.

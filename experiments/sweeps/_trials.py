@@ -61,7 +61,7 @@ def _by_span(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
     """All tokens of a span set at once, in every layer of the window."""
     edits: list[Edit | Cut] = []
     for source, target in cell.pairs:
-        found = edit_of(runs, plan, source, target, cell.span, rule)
+        found = edit_of(runs, plan, source, target, pairs_of(runs, plan, cell.span), rule)
         if found is None:
             return
         if not _is_still(runs, plan, found):
@@ -75,11 +75,18 @@ def _is_still(runs: Runs, plan: Experiment, edit: Edit) -> bool:
     return there is not None and torch.equal(there[edit.positions.to(there.device)], edit.values)
 
 
-def edit_of(runs: Runs, plan: Experiment, source: str, target: str, span: str, rule: str) -> Edit | None:
-    """What writes a span set of the source run into the target run; None where one of them has no tokens of it."""
+def pairs_of(runs: Runs, plan: Experiment, span: str) -> list[tuple[str, str]]:
+    """The spans of a span set in the source run and in the target run."""
+    return aligned(span, plan.source[1], plan.target[1], objects=runs.n_objects)
+
+
+def edit_of(
+    runs: Runs, plan: Experiment, source: str, target: str, pairs: Sequence[tuple[str, str]], rule: str
+) -> Edit | None:
+    """What writes spans of the source run into those of the target run; None where one of them has no tokens."""
     held = runs.values(plan.source, source)
     positions, values = [], []
-    for mine, theirs in aligned(span, plan.source[1], plan.target[1], objects=runs.n_objects):
+    for mine, theirs in pairs:
         own, other = runs.places(plan.source, source, mine), runs.places(plan.target, target, theirs)
         if held is None or own is None or other is None or not len(own) or not len(other):
             return None  # a decoder that attends to the image from outside has no tokens of its objects
@@ -116,11 +123,19 @@ def _by_token(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
         yield {"span": span, "token": token, "position": position}, [] if still[position] else [edit]
 
 
+def _by_object(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
+    """Every object by itself, whatever the cell's span set."""
+    for number, pair in enumerate(pairs_of(runs, plan, "objects")):
+        edit = edit_of(runs, plan, cell.source_site, cell.target_site, [pair], rule)
+        if edit is not None:
+            yield {"span": f"object.{number}"}, [] if _is_still(runs, plan, edit) else [edit]
+
+
 def _by_head(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
     """Every head of a `head_z` by itself, at all tokens of a span set."""
     if Site.parse(cell.target_site).kind != "head_z":
         raise RunError(f"{cell.target_site} has no heads; expected such as lm.*.head_z")
-    edit = edit_of(runs, plan, cell.source_site, cell.target_site, cell.span, rule)
+    edit = edit_of(runs, plan, cell.source_site, cell.target_site, pairs_of(runs, plan, cell.span), rule)
     if edit is not None:
         for head in range(runs.vlm.n_heads):
             yield (
@@ -132,5 +147,6 @@ def _by_head(runs: Runs, plan: Experiment, cell: Cell, rule: str) -> Found:
 BY: Final[dict[str, Callable[[Runs, Experiment, Cell, str], Found]]] = {
     "span": _by_span,
     "token": _by_token,
+    "object": _by_object,
     "head": _by_head,
 }
