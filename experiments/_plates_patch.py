@@ -26,7 +26,7 @@ from .figures._tables import distinct, records
 from .figures._tokens import span_word
 from .sweeps import EXPERIMENTS
 
-EFFECTS: Final = re.compile(r"effects\..+\.(span|object|token|head)")  # tables of sweeps, and how these divide their cells
+EFFECTS: Final = re.compile(r"effects\..+\.(span|object|token|head)")  # tables of sweeps, and how they are divided
 PICTURE: Final = ("image", "image.object.")  # the spans of a picture's tokens
 AT: Final = ("objects", "last")  # where heads are drawn: where a picture's parts are, and where the answer is made
 PARTNER: Final = (
