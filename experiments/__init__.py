@@ -8,6 +8,7 @@ from ._lensing import lens_table, summarise_lens
 from ._locate import locate
 from ._run import Run, Settings
 from ._study import Study
+from ._token_boxes import token_boxes
 from ._verdict import LOCI, Evidence, Verdict
 from .sweeps import EXPERIMENTS, Cell, Experiment, back_cells, best_cells, layer_cells, summarise_sweep, sweep
 
@@ -41,4 +42,5 @@ __all__ = [
     "summarise_pushes",
     "summarise_sweep",
     "sweep",
+    "token_boxes",
 ]

@@ -9,6 +9,7 @@ from seamscope.hooks import RunError, Site, SpanError, TaskError, Vlm, choose
 
 from ._align import SPAN_SETS
 from ._probing import FOLDS
+from .sweeps import BACK, EXPERIMENTS
 from .tasks import Item, Task
 
 VISUAL: Final = {"objects", "image"}
@@ -56,6 +57,18 @@ def check_locating(vlm: Vlm, items: Sequence[Item], sites: Iterable[str], spans:
         raise RunError(f"to locate, --sites must name every lm.*.resid_post; {absent[0]} is missing")
     if not all(item.boxes for item in items):
         raise TaskError("to locate, every record needs the field 'boxes': where its objects are in the image")
+
+
+def check_divided(experiments: Iterable[str], by: str) -> None:
+    """Refuse what cannot be divided: whole spans are written back, and tokens of two prompts have no pair."""
+    for plan in (EXPERIMENTS[name] for name in experiments):
+        if plan.name == BACK and by != "span":
+            raise RunError(f"{BACK} writes whole spans; leave out --by {by}")
+        if by == "token" and plan.source[1] != plan.target[1]:
+            raise RunError(
+                f"{plan.name} patches a {plan.target[1]} run with {plan.source[1]} ones, whose tokens are others; "
+                "use --by span or --by object"
+            )
 
 
 def _parts(names: Iterable[str]) -> list[str]:

@@ -26,7 +26,7 @@ from ._members import Members
 from ._model import load
 from ._plates import OTHERS, draw_plates
 from ._plates_patch import Shown
-from ._preflight import check_locating, check_pairs, check_probing, check_sites, check_span_sets
+from ._preflight import check_divided, check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import WORKERS, item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
@@ -37,6 +37,7 @@ from ._token_boxes import token_boxes
 from ._verdict import Verdict
 from .figures._learning import learning_rows
 from .sweeps import (
+    BACK,
     BACK_SPANS,
     LOCATING,
     ROUTES,
@@ -235,7 +236,7 @@ class Study:
         spans = self.settings.spans
         stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=spans)
         back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
-        return self._swept("patch_rows", {name: back if name == "backpatch" else stream for name in LOCATING})
+        return self._swept("patch_rows", {name: back if name == BACK else stream for name in LOCATING})
 
     def _swept(self, name: str, cells: Mapping[str, Sequence[Cell]], *, by: str = "span") -> pd.DataFrame:
         """The rows of experiments with their cells, item by item."""
@@ -252,6 +253,7 @@ class Study:
         By object or token spans do not count: every object, or token of the prompt, is patched by itself.
         """
         name = _named("patched", experiments, by)
+        check_divided(experiments, by)
 
         def make() -> pd.DataFrame:
             sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
@@ -261,7 +263,11 @@ class Study:
             if by == "token":
                 first = self.vlm.encode([self.items[0]], condition="direct")
                 self.run.derive(BOXES, token_boxes(first))
-            return self._swept(name, dict.fromkeys(experiments, cells), by=by)
+            back = back_cells(self.vlm, spans=[span for span in BACK_SPANS if span in self.settings.spans])
+            rows = self._swept(name, {each: back if each == BACK else cells for each in experiments}, by=by)
+            if rows.empty:
+                raise RunError(f"{', '.join(experiments)}: no item has tokens there in both runs, divided by {by}")
+            return rows
 
         return self.run.table(name, make)
 

@@ -175,8 +175,8 @@ class Replay:
         """Run some of the cells both ways, once; stop replaying, and say so, if they differ."""
         if not (self._proofs and several and self.exact):
             return
-        kinds = {part.kind if isinstance(part, Edit) else "cut" for parts in several for part in parts}
-        if not self.vlm.wiring.is_due(frozenset(kinds)):
+        kinds = frozenset(part.kind if isinstance(part, Edit) else "cut" for parts in several for part in parts)
+        if not self.vlm.wiring.is_due(kinds):
             return
         picked = torch.randperm(len(several), generator=torch.Generator().manual_seed(0))[: self._proofs].tolist()
         self._proofs = 0
@@ -189,12 +189,13 @@ class Replay:
                     got = self._rate(self.vlm.unembed(self._run(self._localised([plan], 1))))
                 wanted = self._rate(run_whole(self.vlm, self.batch, parts)[None])
             off = float((got.logprob - wanted.logprob).abs() / wanted.logprob.abs().clamp(min=1))
-            if not off <= near:
+            if not off <= near or kinds in self.vlm.wiring.failed:
                 self.exact = False
+                self.vlm.wiring.failed.add(kinds)
                 where = ", ".join(part.site if isinstance(part, Edit) else f"cut in {part.layers}" for part in parts)
                 warnings.warn(
-                    f"replay of {self.vlm.name!r} differs from a whole pass by {off:.1e} of the log-probability "
-                    f"({where}); every cell of this prompt is run as a whole pass instead, which is slow",
+                    f"replay of {self.vlm.name!r} differs from a whole pass, here by {off:.1e} of the log-probability "
+                    f"({where}); every cell of such sites is run as a whole pass instead, which is slow",
                     ReplayWarning,
                     stacklevel=4,
                 )

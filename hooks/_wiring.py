@@ -33,11 +33,15 @@ class Wiring:
         self.generating = False
         self.fed: Fed | None = None
         self.proofs: Counter[frozenset[str]] = Counter()
+        self.failed: set[frozenset[str]] = set()
 
     def is_due(self, kinds: frozenset[str]) -> bool:
-        """Whether replays of these kinds of sites are to be proved again: the 1st, 2nd, 4th, 8th ... time."""
+        """Whether replays of these kinds of sites are to be proved again: the 1st, 2nd, 4th, 8th ... time.
+
+        Always, once a proof has failed.
+        """
         self.proofs[kinds] += 1
-        return self.proofs[kinds].bit_count() == 1
+        return self.proofs[kinds].bit_count() == 1 or kinds in self.failed
 
     @contextmanager
     def listening(self, begin: Listener, end: Callable[[], None] | None = None) -> Iterator[None]:

@@ -7,7 +7,7 @@ from seamscope.hooks import Vlm
 
 from ._attention import counterfactual_attention
 from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
-from ._experiment import EXPERIMENTS, LOCATING, Experiment
+from ._experiment import BACK, EXPERIMENTS, LOCATING, Experiment
 from ._paths import paths
 from ._routes import exits, knockouts
 from ._screen import screen, screen_agreement
@@ -23,6 +23,7 @@ ROUTES: Final[dict[str, Callable[[Vlm], Plan]]] = {
 }
 
 __all__ = [
+    "BACK",
     "BACK_SPANS",
     "BY",
     "EXPERIMENTS",

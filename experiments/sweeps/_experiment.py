@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Who = tuple[str, str]  # item or partner, and condition
+BACK: Final = "backpatch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ EXPERIMENTS: Final = {
             target=("item", "direct"),
         ),
         Experiment(
-            name="backpatch",
+            name=BACK,
             question="does delivering the direct run's own later state earlier restore the answer?",
             source=("item", "direct"),
             target=("item", "direct"),
@@ -70,4 +71,4 @@ EXPERIMENTS: Final = {
 }
 
 # those that the locator weighs
-LOCATING: Final = ("denoise", "noise", "text_noise", "cross", "cross_control", "backpatch")
+LOCATING: Final = ("denoise", "noise", "text_noise", "cross", "cross_control", BACK)

@@ -104,7 +104,7 @@ def _normalised(prefix: str, effect: NDArray[np.float64], room: NDArray[np.float
     """The median share of what there is to gain; pairs between which there is little are left out and counted."""
     enough = np.abs(room) >= MARGIN
     share = float(np.median(effect[enough] / room[enough])) if enough.any() else float("nan")
-    return {f"{prefix}normalised": share, f"{prefix}below_margin": int((~enough).sum())}
+    return {f"{prefix}normalised": share, f"{prefix}below_margin": int((np.abs(room) < MARGIN).sum())}
 
 
 def best_cells(rows: pd.DataFrame, *, value: str = "effect", by: str = "experiment", seed: int = 0) -> pd.DataFrame:

@@ -250,10 +250,18 @@ def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
     monkeypatch.setattr(Recording, "_causal", lambda self, positions: causal(self, positions).logical_not())
     assert not torch.allclose(replay(vlm, batch, proofs=0).score(cells).logprob, wanted.logprob, rtol=1e-3)
     run = replay(vlm, batch)
-    with pytest.warns(ReplayWarning, match=r"replay of .* differs from a whole pass by .* every cell of this prompt"):
+    with pytest.warns(
+        ReplayWarning, match=r"replay of .* differs from a whole pass, here by .* every cell of such sites"
+    ):
         found = run.score(cells)
     assert not run.exact
     require_equal(found, wanted)
+    for _ in range(3):  # also where no proof would be due
+        again = replay(vlm, batch)
+        with pytest.warns(ReplayWarning):
+            require_equal(again.score(cells), wanted)
+        assert not again.exact
+    vlm.wiring.failed.clear()
 
 
 def test_whole_passes_are_run_for_the_proofs_alone(monkeypatch):
