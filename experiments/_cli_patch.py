@@ -78,9 +78,10 @@ def _made(study: Study, names: list[str], by: str) -> tuple[pd.DataFrame, pd.Dat
 def _draw(study: Study, files: list[str]) -> list[Path]:
     """Draw the figures of these tables; gives their files."""
     from ._plates import draw_plates
+    from ._study_patching import shown
 
     tables = {file.removesuffix(".csv"): study.run.table(file.removesuffix(".csv"), pd.DataFrame) for file in files}
-    return [plate.saved.pdf for plate in draw_plates(study.run.folder / "figures", tables, shown=study.shown)]
+    return [plate.saved.pdf for plate in draw_plates(study.run.folder / "figures", tables, shown=shown(study))]
 
 
 def _screen(study: Study, *, as_json: bool) -> None:

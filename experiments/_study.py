@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from seamscope.activations import Store, is_whole, open_store
-from seamscope.hooks import RunError, Vlm
+from seamscope.hooks import Vlm
 from seamscope.probes import TunedLens
 
 from . import tasks
@@ -25,35 +25,20 @@ from ._locate import locate
 from ._members import Members
 from ._model import load
 from ._plates import OTHERS, draw_plates
-from ._plates_patch import Shown
 from ._preflight import check_divided, check_locating, check_pairs, check_probing, check_sites, check_span_sets
-from ._probing import WORKERS, item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
+from ._probing import item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
-from ._sweeper import Sweeper
-from ._token_boxes import token_boxes
+from ._study_patching import located, named, patched, screened, shown, swept
 from ._verdict import Verdict
 from .figures._learning import learning_rows
-from .sweeps import (
-    BACK,
-    BACK_SPANS,
-    LOCATING,
-    ROUTES,
-    Cell,
-    back_cells,
-    decoder_sites,
-    layer_cells,
-    screen,
-    summarise_sweep,
-)
+from .sweeps import summarise_sweep
 from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
-BOXES: Final = "token_boxes"
-WHOLE: Final = {"token": ("prompt",), "object": ("objects",)}  # span sets of cells that are divided
 
 
 class Study:
@@ -230,57 +215,26 @@ class Study:
     @cached_property
     def patch_rows(self) -> pd.DataFrame:
         """What every patch did to every item's answer."""
-        return self.run.table("patch_rows", self._sweeps)
-
-    def _sweeps(self) -> pd.DataFrame:
-        spans = self.settings.spans
-        stream = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=spans)
-        back = back_cells(self.vlm, spans=[name for name in BACK_SPANS if name in spans])
-        return self._swept("patch_rows", {name: back if name == BACK else stream for name in LOCATING})
-
-    def _swept(self, name: str, cells: Mapping[str, Sequence[Cell]], *, by: str = "span") -> pd.DataFrame:
-        """The rows of experiments with their cells, item by item."""
-        check_pairs(self.task, self.items)
-        if not any(cells.values()) and not set(cells) & set(ROUTES):
-            raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
-        sweeper = Sweeper(self.vlm, self.settings, cells, by=by)
-        workers = WORKERS if sweeper.is_small else 1
-        return self.run.in_parts(name, len(self.items), sweeper, workers=workers, progress=self.progress)
+        return self.run.table("patch_rows", lambda: located(self, "patch_rows"))
 
     def patched(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
         """One row per item and cell of some experiments, whose cells are the run's sites and spans, divided some way.
 
         By object or token spans do not count: every object, or token of the prompt, is patched by itself.
         """
-        name = _named("patched", experiments, by)
         check_divided(experiments, by)
+        name = named("patched", experiments, by)
+        return self.run.table(name, lambda: patched(self, name, experiments, by=by))
 
-        def make() -> pd.DataFrame:
-            sites = [site for site in decoder_sites(self.vlm, self.sites) if by != "head" or site.endswith(".head_z")]
-            if not sites and by == "head":
-                raise RunError("there are no heads to patch; --sites must name sites such as lm.*.head_z")
-            cells = layer_cells(self.vlm, sites=sites, spans=WHOLE.get(by, self.settings.spans))
-            if by == "token":
-                first = self.vlm.encode([self.items[0]], condition="direct")
-                self.run.derive(BOXES, token_boxes(first))
-            back = back_cells(self.vlm, spans=[span for span in BACK_SPANS if span in self.settings.spans])
-            rows = self._swept(name, {each: back if each == BACK else cells for each in experiments}, by=by)
-            if rows.empty:
-                raise RunError(f"{', '.join(experiments)}: no item has tokens there in both runs, divided by {by}")
-            return rows
-
-        return self.run.table(name, make)
-
-    @property
-    def shown(self) -> Shown | None:
-        """A picture and where its tokens are, if anything was patched token by token."""
-        if not self.run.has(f"{BOXES}.csv"):
-            return None
-        return Shown(picture=self.items[0].image, boxes=self.run.table(BOXES, pd.DataFrame))
+    def patch_effects(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
+        """Mean effects of these experiments, with intervals."""
+        rows = self.patched(experiments, by=by)
+        name = named("effects", experiments, by)
+        return self.run.table(name, lambda: summarise_sweep(rows, seed=self.settings.seed))
 
     def cut(self, name: str) -> pd.DataFrame:
         """What cutting attention does to every item, by one of `ROUTES`."""
-        return self.run.table(f"cut.{name}", lambda: self._swept(f"cut.{name}", {name: []}))
+        return self.run.table(f"cut.{name}", lambda: swept(self, f"cut.{name}", {name: []}))
 
     def cut_effects(self, name: str) -> pd.DataFrame:
         """Mean effects of cutting attention, with intervals."""
@@ -288,19 +242,7 @@ class Study:
 
     def screen(self) -> pd.DataFrame:
         """Every token of the prompt by attribution patching, the strongest measured."""
-
-        def make() -> pd.DataFrame:
-            check_pairs(self.task, self.items)
-            cells = layer_cells(self.vlm, sites=decoder_sites(self.vlm, self.sites), spans=["prompt"])
-            return screen(self.vlm, self.task, self.items, cells=cells, seed=self.settings.seed, progress=self.progress)
-
-        return self.run.table("screen", make)
-
-    def patch_effects(self, experiments: Sequence[str], *, by: str) -> pd.DataFrame:
-        """Mean effects of these experiments, with intervals."""
-        rows = self.patched(experiments, by=by)
-        name = _named("effects", experiments, by)
-        return self.run.table(name, lambda: summarise_sweep(rows, seed=self.settings.seed))
+        return self.run.table("screen", lambda: screened(self))
 
     @cached_property
     def effects(self) -> pd.DataFrame:
@@ -326,15 +268,15 @@ class Study:
             check_probing(self.items)
             check_locating(self.vlm, self.items, self.sites, self.settings.spans)
         tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects}
-        swept = [f"effects.{name}" for name in self.run.finished("effects")]
+        of_sweeps = [f"effects.{name}" for name in self.run.finished("effects")]
         others = {
             name: self.run.table(name, pd.DataFrame)
-            for name in (*OTHERS, *swept, "screen")
+            for name in (*OTHERS, *of_sweeps, "screen")
             if self.run.has(f"{name}.csv")
         }
         with replacing(self.run.path("verdict.json")) as temporary:
             temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")
-        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict, shown=self.shown)
+        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict, shown=shown(self))
         return write_report(
             self.run.folder,
             settings=asdict(self.settings),
@@ -347,8 +289,3 @@ class Study:
             examples=[Example.of(item, self.answers) for item in self.items[:3]],
             task_summary=self.task.summary,
         )
-
-
-def _named(stem: str, experiments: Sequence[str], by: str) -> str:
-    """The name of a table of sweeps."""
-    return f"{stem}.{'+'.join(experiments)}.{by}"
