@@ -27,6 +27,7 @@ Experiments = Annotated[
 ]
 By = Annotated[str, typer.Option(help="span: whole spans at once; object, token, head: each by itself.")]
 SCREEN: Final = "screen"
+COUNTED: Final = ("token", "head", "first", "last")
 NAMED: Final = ["experiment", "source_site", "target_site", "span", "token", "head", "queries", "keys", "first", "last"]
 
 
@@ -50,6 +51,8 @@ def patch(study: Study, experiments: list[str] | None, *, by: str, as_json: bool
     if as_json:
         return o.emit({"effects": effects, "best": best, "figures": plates, "run": study.run.folder})
     shown = [name for name in NAMED if name in best and best[name].notna().any()]
+    whole = {name: best[name].map("{:.0f}".format, na_action="ignore") for name in COUNTED if name in best}
+    best = best.assign(**whole)
     o.show(best[[*shown, "effect", "low", "high", "chosen", "n"]].round(2).to_string(index=False, na_rep="-"))
     o.show(
         f"\nof {len(effects)} cells the strongest of each experiment, in nats of the item's answer: chosen on one half "
