@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import torch
 from torch import Tensor
 
 from seamscope.hooks._errors import SiteError, SpanError
@@ -86,7 +87,7 @@ def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int], sto
 
     `firsts` are the first tokens that a change at each position may reach; nothing from `stop` on is read or seen.
     """
-    edits = [kept for part in parts if isinstance(part, Edit) for kept in _before(part, stop)]
+    edits = edits_before([part for part in parts if isinstance(part, Edit)], stop)
     cuts = [kept for part in parts if isinstance(part, Cut) for kept in _cut_before(part, stop)]
     if not (edits or cuts):
         return None
@@ -102,6 +103,11 @@ def _entering(edits: Sequence[Edit], layer: int) -> tuple[tuple[Edit, ...], tupl
     direct = [k for k, site in enumerate(kinds) if _begin(site) == layer and site.kind in STREAMS]
     direct.sort(key=lambda k: STREAMS.index(kinds[k].kind))
     return tuple(edits[k] for k in direct), tuple(edit for k, edit in enumerate(edits) if k not in direct)
+
+
+def edits_before(edits: Sequence[Edit], stop: int) -> list[Edit]:
+    """What edits change before some position."""
+    return [kept for edit in edits for kept in _before(edit, stop)]
 
 
 def _before(edit: Edit, stop: int) -> list[Edit]:
@@ -176,6 +182,7 @@ def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]
 
 def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -> None:
     """Refuse an edit of a site that holds `count` tokens of these features, before anything is run."""
+    _check_positions(f"{edit.site}: positions", edit.positions)
     if len(edit.positions) == 0 or edit.positions.min() < 0 or edit.positions.max() >= count:
         raise SpanError(f"{edit.site}: positions must be in 0 to {count - 1}, at least one")
     if not isinstance(edit.values, Tensor):
@@ -197,5 +204,11 @@ def check_cut(cut: Cut, width: int, n_layers: int) -> None:
     if unknown or not cut.layers:
         raise SiteError(f"the decoder has layers 0 to {n_layers - 1}, not {unknown}")
     for name, positions in (("queries", cut.queries), ("keys", cut.keys)):
+        _check_positions(f"cut: {name}", positions)
         if len(positions) == 0 or positions.min() < 0 or positions.max() >= width:
             raise SpanError(f"cut: {name} must be in 0 to {width - 1}, at least one")
+
+
+def _check_positions(what: str, positions: object) -> None:
+    if not (isinstance(positions, Tensor) and positions.ndim == 1 and positions.dtype in (torch.int64, torch.int32)):
+        raise SpanError(f"{what} must be whole numbers in a tensor of one dimension, such as torch.tensor([3, 4])")

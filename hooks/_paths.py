@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks._capture import capture
-from seamscope.hooks._cells import STREAMS, Edit
+from seamscope.hooks._cells import STREAMS, Edit, edits_before
 from seamscope.hooks._editing import editing
 from seamscope.hooks._errors import SiteError
 from seamscope.hooks._site import Site
@@ -47,6 +47,7 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
     if begin > end or (target.kind == "resid_post" and target.layer != last):
         raise SiteError(f"there is no direct path from {source} to {target}; the receiver must be a later layer's")
     record = run.recording
+    (sender,) = edits_before([sender], record.stop) or [_nothing(run, sender)]
     change = _change(run, sender, source) * _scales(record, _closing(source), int(end))
     positions = sender.positions.cpu()
     if target.kind == "resid_post":
@@ -67,6 +68,17 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
     return Edit(site=receiver, positions=torch.arange(start, record.stop), values=acts[receiver][0])
 
 
+def _nothing(run: Replay, sender: Edit) -> Edit:
+    """An edit that writes what is there: what comes after all that is read reaches nothing."""
+    at = torch.tensor([run.recording.stop - 1])
+    layer, kind = int(Site.parse(sender.site).layer or 0), Site.parse(sender.site).kind
+    if kind in STREAMS:
+        streams = run.recording.posts if kind == "resid_post" else run.recording.streams
+        return replace(sender, positions=at, values=_at(streams[layer], at))
+    (values,) = _inside(run, layer, at, [], [sender.site])
+    return replace(sender, positions=at, values=values)
+
+
 def _leaves(site: Site) -> float:
     """From which layer's input on a change at a site is in the stream; half of one between attention and MLP."""
     layer = int(site.layer or 0)
@@ -81,7 +93,7 @@ def _enters(site: Site) -> float:
 def _closing(site: Site) -> int:
     """The first layer at whose end a change at a site is in the stream."""
     layer = int(site.layer or 0)
-    return layer + 1 if site.kind == "resid_post" else layer
+    return layer + 1 if site.kind in ("resid_post", "mlp_out") else layer
 
 
 def _change(run: Replay, sender: Edit, site: Site) -> Tensor:
@@ -91,15 +103,10 @@ def _change(run: Replay, sender: Edit, site: Site) -> Tensor:
         layer = int(site.layer or 0)
         base = record.posts[layer] if site.kind == "resid_post" else record.streams[layer]
         return sender.values.to(base) - _at(base, positions)
-    layer, parts = int(site.layer or 0), run.vlm.anatomy.layers[int(site.layer or 0)]
-    attends = site.kind in ATTENDING
-    written = f"lm.{layer}." + (("cross_attn_out" if parts.crossed else "attn_out") if attends else "mlp_out")
-    (base,) = _inside(run, layer, positions, [], [written])
-    new = sender.values.to(base)
-    if site.kind == "head_z":
-        (new,) = _inside(run, layer, positions, [sender], [written])
-    part = "attn_out" if attends else "mlp_out"
-    return parts.added(part, new) - parts.added(part, base)
+    layer = int(site.layer or 0)
+    after = f"lm.{layer}.resid_mid" if site.kind in ATTENDING else f"lm.{layer}.resid_post"
+    (base,), (new,) = (_inside(run, layer, positions, edits, [after]) for edits in ([], [sender]))
+    return new - base
 
 
 def _inside(run: Replay, layer: int, positions: Tensor, edits: Sequence[Edit], sites: Sequence[str]) -> list[Tensor]:

@@ -119,27 +119,31 @@ def best_cells(rows: pd.DataFrame, *, value: str = "effect", by: str = "experime
         seed: of the halves and of the intervals.
 
     Returns:
-        One row per value of `by`: the cell; `chosen`, its mean on the half that chose it; `effect` on the other with
-        `low, high`; `n`, items of that half.
+        One row per value of `by`: the cell, of those that half as many items have as any; `chosen`, its mean on the
+        half that chose it; `effect` on the other with `low, high`; `n`, items of that half.
     """
     if value not in ("effect", "difference"):
         raise RunError(f"cells are compared by effect or difference, not by {value!r}")
+    if by not in cell_columns(rows):
+        raise RunError(f"the table has no column {by!r} of cells; it has {', '.join(cell_columns(rows))}")
     after, before = ("patched", "base") if value == "effect" else ("difference", "base_difference")
     groups = np.unique(rows.group.astype(str))
     choosing = set(np.random.default_rng(seed).permutation(groups)[: len(groups) // 2].tolist())
     table = rows.assign(effect=rows[after] - rows[before], choosing=rows.group.astype(str).isin(choosing))
+    table = table[table.effect.notna()]
     keys = cell_columns(rows)
     found = []
     for _, own in table.groupby(by, sort=False):
-        means = own[own.choosing].groupby(keys, sort=False, dropna=False, as_index=False).effect.mean()
-        if means.empty:
-            continue
-        best = means.iloc[int(means.effect.abs().argmax())]
-        named = {name: best[name] for name in keys}
-        scored = own[~own.choosing]
-        for name, wanted in named.items():
-            scored = scored[scored[name].isna() if pd.isna(wanted) else scored[name] == wanted]
-        low, high = bootstrap_interval(scored.effect.to_numpy(), scored.group, seed=seed)
-        ends = {"effect": float(scored.effect.mean()), "low": low, "high": high, "n": len(scored)}
-        found.append({**named, "chosen": float(best.effect), **ends})
+        held = own[own.choosing].groupby(keys, sort=False, dropna=False).effect.agg(["mean", "count"]).reset_index()
+        held = held[held["count"] * 2 >= held["count"].max()]  # the mean of few items may be anything
+        for _, best in held.reindex(held["mean"].abs().sort_values(ascending=False).index).iterrows():
+            named = {name: best[name] for name in keys}
+            scored = own[~own.choosing]
+            for name, wanted in named.items():
+                scored = scored[scored[name].isna() if pd.isna(wanted) else scored[name] == wanted]
+            if len(scored):
+                low, high = bootstrap_interval(scored.effect.to_numpy(), scored.group, seed=seed)
+                ends = {"effect": float(scored.effect.mean()), "low": low, "high": high, "n": len(scored)}
+                found.append({**named, "chosen": float(best["mean"]), **ends})
+                break
     return pd.DataFrame(found)

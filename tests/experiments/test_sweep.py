@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seamscope.experiments import EXPERIMENTS, Cell, back_cells, layer_cells, summarise_sweep, sweep
+from seamscope.experiments import EXPERIMENTS, Cell, back_cells, best_cells, layer_cells, summarise_sweep, sweep
 from seamscope.experiments._align import aligned, expand
 from seamscope.experiments.tasks import get
 from seamscope.hooks import Patch, RunError, SiteError, Vlm, capture, patch
@@ -139,3 +139,33 @@ def test_effects_are_means_with_intervals_and_flagged_pairs() -> None:
 
 def test_every_experiment_asks_a_question() -> None:
     assert all(plan.question.endswith("?") or "control" in plan.name for plan in EXPERIMENTS.values())
+
+
+def rows_of(effects: dict[str, list[float]]) -> pd.DataFrame:
+    """A sweep's table: the effect of every cell on items 0, 1, ...; NaN where an item does not have it."""
+    rows = [
+        {"id": str(k), "group": str(k), "experiment": "denoise", "target_site": "lm.0.resid_post", "span": span}
+        | {"base": -1.0, "patched": effect - 1.0, "ceiling": 0.0, "base_right": False, "right": False}
+        for span, own in effects.items()
+        for k, effect in enumerate(own)
+        if not np.isnan(effect)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_best_cell_is_chosen_on_one_half_and_scored_on_the_other() -> None:
+    groups = np.unique([str(k) for k in range(8)])
+    choosing = {int(name) for name in np.random.default_rng(0).permutation(groups)[:4]}
+    luck = [5.0 if k in choosing else 0.0 for k in range(8)]  # good only where it is chosen
+    (row,) = best_cells(rows_of({"lucky": luck, "steady": [2.0] * 8})).to_dict("records")
+    assert (row["span"], row["chosen"], row["effect"], row["n"]) == ("lucky", 5.0, 0.0, 4)
+
+
+def test_a_cell_of_few_items_is_not_the_best() -> None:
+    rare = [-50.0, *[np.nan] * 7]
+    for seed in range(4):
+        (row,) = best_cells(rows_of({"rare": rare, "steady": [2.0] * 8}), seed=seed).to_dict("records")
+        assert (row["span"], row["n"]) == ("steady", 4)
+        assert row["low"] <= row["effect"] <= row["high"]
+    with pytest.raises(RunError, match="has no column 'nosuch'"):
+        best_cells(rows_of({"a": [1.0] * 4}), by="nosuch")

@@ -114,3 +114,32 @@ def test_paths_that_are_none():
     for receiver in ("lm.3.resid_mid", "lm.final_norm", "projector.out"):
         with pytest.raises(SiteError, match="there is no path from"):
             direct_path(run, edit, receiver)
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_text_token_before_the_picture_sends_nothing_past_a_masked_mlp(layer):
+    """Llama 3.2 Vision masks what cross-attention layers add to tokens that see no picture."""
+    vlm = load("mllama")
+    assert vlm.anatomy.layers[layer].crossed
+    batch = prompt(vlm)
+    run = replay(vlm, batch)
+    edit = Edit(site=f"lm.{layer}.mlp_out", positions=torch.tensor([0]), values=3 * torch.ones(1, vlm.d_model))
+    for receiver in (f"lm.{vlm.n_layers - 1}.head_z", f"lm.{vlm.n_layers - 1}.resid_post"):
+        found = run.score([edit, direct_path(run, edit, receiver)]).logprob
+        assert found == pytest.approx(run.base.logprob.repeat(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["attn_out", "mlp_out", "resid_pre", "resid_post"])
+def test_what_comes_after_all_that_is_read_reaches_nothing(kind):
+    vlm = load("llava")
+    batch = prompt(vlm)
+    run = replay(vlm, batch)
+    for positions in ([batch.width - 1], [batch.width - 1, 5]):
+        at = torch.tensor(positions)
+        edit = Edit(site=f"lm.1.{kind}", positions=at, values=torch.ones(len(at), vlm.d_model))
+        for receiver in ("lm.3.head_z", "lm.3.mlp_out", "lm.3.resid_post"):
+            found = run.score([direct_path(run, edit, receiver)]).logprob
+            if len(positions) == 1:
+                assert found == pytest.approx(run.base.logprob, rel=1e-6)
+            else:
+                assert found == pytest.approx(by_freezing(vlm, batch, edit, receiver), rel=2e-5)

@@ -466,6 +466,9 @@ def test_wrong_input():
         replay(vlm, vlm.encode([shown(QUESTION, 1)]))
     with patch(vlm, Patch("lm.0.resid_post", lambda value: value)), pytest.raises(RunError, match="inside"):
         replay(vlm, batch)
+    for positions in ([3], torch.tensor(3), torch.tensor([3.0]), torch.tensor([True] * batch.width)):
+        with pytest.raises(SpanError, match="must be whole numbers in a tensor of one dimension"):
+            run.score([replace(edit, positions=positions)])
     with pytest.raises(SiteError, match="values are a tensor, not a Ragged"):
         run.score([replace(edit, values=Ragged.from_list([value]))])
     with pytest.raises(SiteError, match="needs values of shape"):
