@@ -19,7 +19,18 @@ from huggingface_hub import HfApi
 from nnsight import CONFIG
 from nnsight.intervention.backends.remote import RemoteBackend
 
-from seamscope.hooks import ModelError, Patch, RunError, Vlm, capture, knockout, load_vlm, patch
+from seamscope.hooks import (
+    Attribution,
+    ModelError,
+    Patch,
+    RunError,
+    Vlm,
+    capture,
+    knockout,
+    load_vlm,
+    patch,
+    replay,
+)
 from seamscope.hooks._engine import NEEDS_MODULES
 
 from .conftest import ask
@@ -209,6 +220,8 @@ REFUSALS: dict[str, Callable[[], Any]] = {
         rehearsal(SCALED[0]), Patch("lm.1.resid_mid", torch.neg)
     ).__enter__(),
     "unembed": lambda: rehearsal(SERVED).unembed(torch.zeros(1, rehearsal(SERVED).d_model)),
+    "attribution": lambda: Attribution(rehearsal(SERVED), None, ["lm.0.resid_post"]),
+    "replay": lambda: replay(rehearsal(SERVED), None),
 }
 
 
