@@ -81,17 +81,20 @@ def kill_often(folder: Path, kills: int, seed: int) -> dict[str, object]:
     begun = time.perf_counter()
     assert ended(start(folder / "whole" / "store.h5")) == 0
     takes = time.perf_counter() - begun
+    pace = takes / SHARDS  # seconds of a shard, at the fastest so far: what else the machine does, comes and goes
     whole = content(folder / "whole" / "store.h5")
     left: list[int] = []
     same: list[bool] = []
     while len(left) < kills:
         path = folder / str(len(same)) / "store.h5"
         while not path.exists():
-            held = shards(path)
+            held, begun = shards(path), time.perf_counter()
             child = start(path)
             if len(left) < kills:  # soon, or when it has made some shards; by time alone a busy machine decides
                 wait(child, path, held + rng.choice((0, 0, 1, 2)))
-                time.sleep(rng.uniform(0, 1 if held == SHARDS else 2 / SHARDS) * takes)
+                made = shards(path) - held
+                pace = min(pace, (time.perf_counter() - begun) / made) if made else pace
+                time.sleep(rng.uniform(0, takes if held == SHARDS else 2 * pace))
                 os.kill(child, signal.SIGKILL)
             status = ended(child)
             assert status in (0, -signal.SIGKILL), status

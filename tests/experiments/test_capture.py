@@ -184,7 +184,7 @@ class TestResume:
         assert run.returncode == 0, run.stderr[-2000:]
         found = json.loads(run.stdout.splitlines()[-1])
         assert len(found["left"]) == 30
-        assert len(set(found["left"])) > 2, "kills came at one moment only"
+        assert len(set(found["left"])) > 4, "kills came at one moment only"
         assert found["same"]
         assert all(found["same"])
         assert found["parts"] == {"statuses": [0, 0, -9, 0], "before": False, "again": 0, "same": True}
