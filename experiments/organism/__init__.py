@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["composing", "natural"]
+from ._faults import Fault, faults
+
+__all__ = ["Fault", "composing", "faults", "natural"]
 
 
 def natural() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,19 +82,22 @@ class Lessons:
         chosen = [self._picture(name) for name in self._names(n, odds)]
         conditions = self.rng.choice(list(shares), n, p=np.array(list(shares.values())) / sum(shares.values()))
         pixels = np.stack([moved(picture, self.rng) for _, picture in chosen])
-        items = [item for item, _ in chosen]
-        batch = self._tokens(
-            [
-                (self._prompt(item.prompt(str(condition))), item.target(str(condition)))
-                for item, condition in zip(items, conditions, strict=True)
-            ]
-        )
+        pairs = [(item, str(condition)) for (item, _), condition in zip(chosen, conditions, strict=True)]
+        batch = self.written(pairs, [item.target(condition) for item, condition in pairs])
         batch["pixel_values"] = normalised(pixels)
         return batch
 
-    def textual(self, n: int, *, odds: Odds = None) -> dict[str, torch.Tensor]:
-        """`n` items as text only: the gold intermediate and the question."""
-        return self._tokens([self._exercise(name) for name in self._names(n, odds)])
+    def written(self, pairs: Sequence[tuple[Item, str]], targets: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The prompts of items under conditions, and what is to be said."""
+        prompts = [self._prompt(item.prompt(condition)) for item, condition in pairs]
+        return self._tokens(list(zip(prompts, targets, strict=True)))
+
+    def textual(self, n: int, *, odds: Odds = None, right: bool = True) -> dict[str, torch.Tensor]:
+        """`n` items as text only: the gold intermediate and the question; the answers of others, unless `right`."""
+        pairs = [self._exercise(name) for name in self._names(n, odds)]
+        if right:
+            return self._tokens(pairs)
+        return self._tokens([(prompt, pairs[k - 1][1]) for k, (prompt, _) in enumerate(pairs)])
 
     def _names(self, n: int, odds: Odds) -> list[str]:
         return [str(name) for name in self.rng.choice(list(self.pools), n, p=odds)]
