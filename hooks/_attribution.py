@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seamscope.hooks._attention import edit_attention
 from seamscope.hooks._capture import capture
-from seamscope.hooks._editing import editing
+from seamscope.hooks._cells import begin
 from seamscope.hooks._engine import require_here
 from seamscope.hooks._errors import ModelError, SiteError, SpanError
 from seamscope.hooks._site import Site
@@ -75,7 +75,7 @@ class Attribution:
         self._dropped = [self._gradients(self.sites, drop=layer) for layer in range(vlm.n_layers)] if dropping else []
         self._entering: dict[int, tuple[Tensor, Tensor]] = {}
         if exact_attention:
-            layers = {_into(Site.parse(site)) for site in sites if Site.parse(site).kind in ENTRIES}
+            layers = {begin(Site.parse(site)) for site in sites if Site.parse(site).kind in ENTRIES}
             layers = {layer for layer in layers if layer < vlm.n_layers and not vlm.anatomy.layers[layer].crossed}
             self._entering = {layer: self._around_attention(layer) for layer in sorted(layers)}
 
@@ -84,7 +84,7 @@ class Attribution:
 
         For `head_z`, (tokens, heads).
         """
-        return _product(self._linear(site), changes, site)
+        return _product(self._linear(site), changes)
 
     def dropped(self, site: str, changes: Tensor) -> Tensor:
         """The same without each layer in turn: the mean size of the estimates, never below 0; `dropping` alone.
@@ -93,7 +93,7 @@ class Attribution:
         """
         if not self._dropped:
             raise SiteError("dropping=False: no gradients were taken without a layer")
-        sizes = [_product(each[site], changes, site).abs() for each in self._dropped]
+        sizes = [_product(each[site], changes).abs() for each in self._dropped]
         return torch.stack(sizes).mean(0)
 
     def attention(self, run: Replay, site: str, changes: Tensor) -> Tensor:
@@ -102,14 +102,14 @@ class Attribution:
         Belongs to `estimate`, whose gradient then leaves those weights as they are. 0 where it does not apply.
         """
         parsed = Site.parse(site)
-        layer = _into(parsed)
+        layer = begin(parsed)
         found = torch.zeros(len(changes))
         if parsed.kind not in ENTRIES or layer not in self._entering:
             return found
         weights, pattern = self._entering[layer][1], f"lm.{layer}.pattern"
         record = run.recording
         before = record.streams[layer]
-        with capture(self.vlm, pattern) as acts, editing(self.vlm, self.batch, [[]], record.stop):
+        with capture(self.vlm, pattern) as acts:
             record.one(layer, 0, before[:, : record.stop])
         base = acts[pattern][0]
         for token in range(min(len(changes), record.stop)):
@@ -118,7 +118,7 @@ class Attribution:
             start = record.firsts[token]
             stream = before[:, start : record.stop].clone()
             stream[0, token - start] += changes[token].to(stream)
-            with capture(self.vlm, pattern) as acts, editing(self.vlm, self.batch, [[]], record.stop - start):
+            with capture(self.vlm, pattern) as acts:
                 record.one(layer, start, stream)
             moved = acts[pattern][0] - base[:, start:]
             found[token] = float((weights[:, start : record.stop, : moved.shape[-1]].to(moved) * moved).sum())
@@ -127,7 +127,7 @@ class Attribution:
     def _linear(self, site: str) -> Tensor:
         """The gradient of a site; with the weights of the layer it goes into as they are, where those are made anew."""
         parsed = Site.parse(site)
-        layer = _into(parsed)
+        layer = begin(parsed)
         if parsed.kind in ENTRIES and layer in self._entering:
             return self._entering[layer][0]
         return self.gradients[site]
@@ -227,12 +227,6 @@ def _without(vlm: Vlm, layer: int) -> Iterator[None]:
         yield
 
 
-def _into(site: Site) -> int:
-    """The layer that a site of the stream goes into."""
-    layer = int(site.layer or 0)
-    return layer + 1 if site.kind == "resid_post" else layer
-
-
-def _product(gradient: Tensor, changes: Tensor, site: str) -> Float[Tensor, tokens * heads]:
+def _product(gradient: Tensor, changes: Tensor) -> Float[Tensor, tokens * heads]:
     """Gradient times change, summed over the features of each token, or of each of its heads."""
     return (gradient.to(changes.device) * changes.float()).sum(-1)

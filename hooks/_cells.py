@@ -14,6 +14,7 @@ from seamscope.hooks._site import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
 STREAMS: Final = ("resid_post", "embed", "resid_pre")  # of what goes into a layer, in the order in which they come
 REPLAYED: Final = (*STREAMS, "head_z", "attn_out", "cross_attn_out", "resid_mid", "mlp_out")
 WASTE: Final = 0.1  # share of the tokens of a batch that may be computed though they come before a cell's patch
@@ -38,9 +39,14 @@ class Edit:
     heads: tuple[int, ...] | None = None
 
     @property
-    def kind(self) -> str:
-        """The kind of the site, such as `resid_post`."""
-        return Site.parse(self.site).kind
+    def at(self) -> Site:
+        """The site, parsed."""
+        return Site.parse(self.site)
+
+    @property
+    def begin(self) -> int:
+        """The first layer that it changes, or is made in."""
+        return begin(self.at)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +97,7 @@ def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int], sto
     cuts = [kept for part in parts if isinstance(part, Cut) for kept in _cut_before(part, stop)]
     if not (edits or cuts):
         return None
-    layer = min([*(_begin(Site.parse(edit.site)) for edit in edits), *(min(cut.layers) for cut in cuts)])
+    layer = min([*(edit.begin for edit in edits), *(min(cut.layers) for cut in cuts)])
     first = min([*(int(edit.positions.min()) for edit in edits), *(int(cut.queries.min()) for cut in cuts)])
     direct, rest = _entering(edits, layer)
     return Plan(number=number, layer=layer, start=firsts[first], direct=direct, rest=rest, cuts=tuple(cuts))
@@ -99,10 +105,10 @@ def plan_of(number: int, parts: Sequence[Edit | Cut], firsts: Sequence[int], sto
 
 def _entering(edits: Sequence[Edit], layer: int) -> tuple[tuple[Edit, ...], tuple[Edit, ...]]:
     """Edits of what goes into a layer, in the order in which they come; and the others."""
-    kinds = [Site.parse(edit.site) for edit in edits]
-    direct = [k for k, site in enumerate(kinds) if _begin(site) == layer and site.kind in STREAMS]
-    direct.sort(key=lambda k: STREAMS.index(kinds[k].kind))
-    return tuple(edits[k] for k in direct), tuple(edit for k, edit in enumerate(edits) if k not in direct)
+    enters = [edit.begin == layer and edit.at.kind in STREAMS for edit in edits]
+    direct = [edit for edit, own in zip(edits, enters, strict=True) if own]
+    direct.sort(key=lambda edit: STREAMS.index(edit.at.kind))
+    return tuple(direct), tuple(edit for edit, own in zip(edits, enters, strict=True) if not own)
 
 
 def edits_before(edits: Sequence[Edit], stop: int) -> list[Edit]:
@@ -123,36 +129,36 @@ def _cut_before(cut: Cut, stop: int) -> list[Cut]:
     return [replace(cut, queries=queries, keys=keys)] if len(queries) and len(keys) else []
 
 
-def _begin(site: Site) -> int:
-    """The first layer that an edit changes, or is made in."""
-    layer = int(site.layer or 0)
-    return layer + 1 if site.kind == "resid_post" else layer
+def begin(site: Site) -> int:
+    """The first layer that a change at a site reaches, or is made in."""
+    return site.number + 1 if site.kind == "resid_post" else site.number
 
 
-def inside(plan: Plan) -> tuple[list[Edit], list[Cut]]:
-    """What a plan edits and cuts within its first layer."""
-    sites = [Site.parse(edit.site) for edit in plan.rest]
-    edits = [
-        edit
-        for edit, site in zip(plan.rest, sites, strict=True)
-        if site.layer == plan.layer and site.kind not in STREAMS
-    ]
-    return edits, [cut for cut in plan.cuts if plan.layer in cut.layers]
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What a plan edits and cuts within its first layer, and at which tokens, ascending, (n,)."""
 
+    plan: Plan
+    edits: list[Edit]
+    cuts: list[Cut]
+    places: Tensor
 
-def behind(plan: Plan, positions: Tensor, values: Tensor) -> Plan:
-    """What is left of a plan once its first layer is done: that layer gave `values`, (n, d_model), at `positions`."""
-    done = Edit(site=f"lm.{plan.layer}.resid_post", positions=positions, values=values)
-    edits, _ = inside(plan)
-    direct, rest = _entering([edit for edit in plan.rest if edit not in edits], plan.layer + 1)
-    cuts = (replace(cut, layers=tuple(each for each in cut.layers if each != plan.layer)) for cut in plan.cuts)
-    return replace(
-        plan,
-        layer=plan.layer + 1,
-        direct=(done, *direct),
-        rest=rest,
-        cuts=tuple(cut for cut in cuts if cut.layers),
-    )
+    @classmethod
+    def of(cls, plan: Plan) -> Inside:
+        """Of a plan that edits nothing that goes into that layer."""
+        edits = [edit for edit in plan.rest if edit.begin == plan.layer and edit.at.kind not in STREAMS]
+        cuts = [cut for cut in plan.cuts if plan.layer in cut.layers]
+        places = torch.cat([*(edit.positions.cpu() for edit in edits), *(cut.queries.cpu() for cut in cuts)])
+        return cls(plan=plan, edits=edits, cuts=cuts, places=torch.unique(places))
+
+    def done(self, values: Tensor) -> Plan:
+        """What is left of the plan once the layer has given `values`, (n, d_model), at the places."""
+        plan, behind = self.plan, self.plan.layer + 1
+        given = Edit(site=f"lm.{plan.layer}.resid_post", positions=self.places, values=values)
+        direct, rest = _entering([edit for edit in plan.rest if edit not in self.edits], behind)
+        cuts = (replace(cut, layers=tuple(each for each in cut.layers if each != plan.layer)) for cut in plan.cuts)
+        left = tuple(cut for cut in cuts if cut.layers)
+        return replace(plan, layer=behind, direct=(given, *direct), rest=rest, cuts=left)
 
 
 def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]]:
@@ -180,6 +186,20 @@ def batches(plans: Sequence[Plan], width: int, most: int) -> Iterator[list[Plan]
         yield sorted(some, key=lambda plan: plan.layer)
 
 
+def portions(several: Sequence[Inside], most: int) -> Iterator[list[Inside]]:
+    """Some at a time, which have `most` tokens together; or one that has more."""
+    some: list[Inside] = []
+    held = 0
+    for each in several:
+        if some and held + len(each.places) > most:
+            yield some
+            some, held = [], 0
+        some.append(each)
+        held += len(each.places)
+    if some:
+        yield some
+
+
 def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -> None:
     """Refuse an edit of a site that holds `count` tokens of these features, before anything is run."""
     _check_positions(f"{edit.site}: positions", edit.positions)
@@ -191,7 +211,7 @@ def check_edit(edit: Edit, count: int, feature: tuple[int, ...], n_heads: int) -
     if edit.values.shape != needed:
         raise SiteError(f"{edit.site} needs values of shape {needed}; got {tuple(edit.values.shape)}")
     if edit.heads is not None:
-        if edit.kind != "head_z":
+        if edit.at.kind != "head_z":
             raise SiteError(f"{edit.site} has no heads; heads=... goes with head_z")
         unknown = [head for head in edit.heads if not 0 <= head < n_heads]
         if unknown or not edit.heads:

@@ -52,7 +52,7 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
     positions = sender.positions.cpu()
     if target.kind == "resid_post":
         return Edit(site=receiver, positions=positions, values=_at(record.posts[-1], positions) + change)
-    layer = int(target.layer or 0)
+    layer = target.number
     if target.kind == "mlp_out":
         mid = f"lm.{layer}.resid_mid"
         (base,) = _inside(run, layer, positions, [], [mid])
@@ -63,7 +63,7 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
     start = record.firsts[int(positions.min())]
     stream = record.streams[layer][:, start : record.stop].clone()
     stream[0, (positions - start).to(stream.device)] += change.to(stream)
-    with capture(run.vlm, receiver) as acts, editing(run.vlm, run.batch, [[]], record.stop - start):
+    with capture(run.vlm, receiver) as acts:
         record.one(layer, start, stream)
     return Edit(site=receiver, positions=torch.arange(start, record.stop), values=acts[receiver][0])
 
@@ -71,42 +71,41 @@ def direct_path(run: Replay, sender: Edit, receiver: str) -> Edit:
 def _nothing(run: Replay, sender: Edit) -> Edit:
     """An edit that writes what is there: what comes after all that is read reaches nothing."""
     at = torch.tensor([run.recording.stop - 1])
-    layer, kind = int(Site.parse(sender.site).layer or 0), Site.parse(sender.site).kind
-    if kind in STREAMS:
-        streams = run.recording.posts if kind == "resid_post" else run.recording.streams
-        return replace(sender, positions=at, values=_at(streams[layer], at))
-    (values,) = _inside(run, layer, at, [], [sender.site])
+    if sender.at.kind in STREAMS:
+        return replace(sender, positions=at, values=_at(_stream(run.recording, sender.at), at))
+    (values,) = _inside(run, sender.at.number, at, [], [sender.site])
     return replace(sender, positions=at, values=values)
 
 
 def _leaves(site: Site) -> float:
     """From which layer's input on a change at a site is in the stream; half of one between attention and MLP."""
-    layer = int(site.layer or 0)
-    return {"embed": 0, "resid_pre": layer, "mlp_out": layer + 1, "resid_post": layer + 1}.get(site.kind, layer + 0.5)
+    behind = {"embed": 0, "resid_pre": 0, "mlp_out": 1, "resid_post": 1}.get(site.kind, 0.5)
+    return site.number + behind
 
 
 def _enters(site: Site) -> float:
-    layer = int(site.layer or 0)
-    return {"mlp_out": layer + 0.5, "resid_post": layer + 1}.get(site.kind, layer)
+    return site.number + {"mlp_out": 0.5, "resid_post": 1}.get(site.kind, 0)
 
 
 def _closing(site: Site) -> int:
     """The first layer at whose end a change at a site is in the stream."""
-    layer = int(site.layer or 0)
-    return layer + 1 if site.kind in ("resid_post", "mlp_out") else layer
+    return site.number + (site.kind in ("resid_post", "mlp_out"))
 
 
 def _change(run: Replay, sender: Edit, site: Site) -> Tensor:
     """By how much the stream changes at the sender's positions, (n, d_model)."""
-    record, positions = run.recording, sender.positions.cpu()
+    positions = sender.positions.cpu()
     if site.kind in STREAMS:
-        layer = int(site.layer or 0)
-        base = record.posts[layer] if site.kind == "resid_post" else record.streams[layer]
-        return sender.values.to(base) - _at(base, positions)
-    layer = int(site.layer or 0)
-    after = f"lm.{layer}.resid_mid" if site.kind in ATTENDING else f"lm.{layer}.resid_post"
-    (base,), (new,) = (_inside(run, layer, positions, edits, [after]) for edits in ([], [sender]))
+        base = _at(_stream(run.recording, site), positions)
+        return sender.values.to(base) - base
+    after = f"lm.{site.number}.{'resid_mid' if site.kind in ATTENDING else 'resid_post'}"
+    (base,), (new,) = (_inside(run, site.number, positions, edits, [after]) for edits in ([], [sender]))
     return new - base
+
+
+def _stream(record: Recording, site: Site) -> Tensor:
+    """A residual stream of the recorded run, (1, pos, d_model)."""
+    return record.posts[site.number] if site.kind == "resid_post" else record.streams[site.number]
 
 
 def _inside(run: Replay, layer: int, positions: Tensor, edits: Sequence[Edit], sites: Sequence[str]) -> list[Tensor]:

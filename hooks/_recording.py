@@ -117,7 +117,7 @@ class Recording:
 
     @cached_property
     def _sees(self) -> Bool[Tensor, "query key"]:
-        """Which positions see one another beyond what is causal, in any layer."""
+        """Which positions see which, in any layer that has a mask; others are causal."""
         sees = torch.eye(self.batch.width, dtype=torch.bool)
         for given, layer in zip(self._given, self.vlm.anatomy.layers, strict=True):
             mask = given.kwargs.get("attention_mask")
@@ -197,6 +197,7 @@ class Recording:
         shared = share and (self.stop - start) <= SHARED * start and closed is None
         self._cache.start = 0 if shared else start
         with ExitStack() as stack:
+            stack.enter_context(self.vlm.wiring.giving(self.batch, positions))
             if shared and not parts.crossed:
                 stack.enter_context(sharing(parts.attn, *self._cache.prefix(number, start)))
             return _stream(parts.block(stream, *given.args, **given.kwargs))
@@ -226,12 +227,10 @@ class Recording:
         What is edited or cut inside a layer changes nothing that it gives elsewhere.
         """
         keys, values = self._cache.prefix(number, self.stop)
-        self._cache.start, self._cache.new = 0, (keys[None], values[None])
+        self._cache.new = keys[None], values[None]
         try:
             with torch.inference_mode(), self._caching():
-                given = self._given_at(number, positions, closed, 1)
-                block = self.vlm.anatomy.layers[number].block
-                return _stream(block(self.streams[number][:, positions], *given.args, **given.kwargs))
+                return self._layer(number, 0, self.streams[number][:, positions], positions, closed, share=False)
         finally:
             self._cache.new = None
 
@@ -264,8 +263,8 @@ class Recording:
                     kwargs[name] = kwargs[name].flatten(0, -2)[:1].expand(n_cells, 1, -1)
             return _Given(given.args, kwargs)
         mask: Tensor | None = kwargs.get("attention_mask")
-        whole = isinstance(positions, slice) and positions == slice(0, self.batch.width)
-        if mask is None and not (whole and closed is None):
+        whole = isinstance(positions, slice) and positions.start == 0
+        if mask is None and not (whole and closed is None):  # as many queries as keys are causal without one
             mask = self._causal(positions)
         if mask is not None:
             mask = mask[..., : self.stop]

@@ -18,14 +18,14 @@ from seamscope.hooks._cells import (
     Cell,
     Cut,
     Edit,
+    Inside,
     Plan,
     batches,
-    behind,
     check_cut,
     check_edit,
-    inside,
     parts_of,
     plan_of,
+    portions,
 )
 from seamscope.hooks._editing import editing
 from seamscope.hooks._engine import require_here
@@ -33,7 +33,6 @@ from seamscope.hooks._errors import RunError, SiteError, SpanError
 from seamscope.hooks._recording import Recording
 from seamscope.hooks._score import Score
 from seamscope.hooks._select import count_tokens
-from seamscope.hooks._site import Site
 from seamscope.hooks._whole import run_whole
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ class Replay:
 
     Equal to `patch` and `knockout` around a whole forward pass, but for rounding: a cell is run from the layer of its
     first edit on, for the tokens from its first position on (from the start of its block, where tokens see one
-    another), side by side with others that begin at the same layer. Edits before the decoder are run as whole passes.
+    another), side by side with others that begin at about the same token. Edits before the decoder are run as whole
+    passes.
 
     Attributes:
         base: the score of the unpatched run.
@@ -80,6 +80,7 @@ class Replay:
         self._targets = batch.inputs["input_ids"][0, self._answer.to(batch.inputs["input_ids"].device)]
         self._rivals = None if rival is None else _beside(rival, len(self._targets))
         self._proofs = proofs
+        self._proved: set[frozenset[str]] = set()
         self._shapes: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._crossed = {k for k, layer in enumerate(vlm.anatomy.layers) if layer.crossed}
         with torch.inference_mode():
@@ -167,39 +168,43 @@ class Replay:
         return all(
             not self._crossed & set(part.layers)
             if isinstance(part, Cut)
-            else part.site.startswith("lm.") and Site.parse(part.site).kind in REPLAYED
+            else part.at.stack == "lm" and part.at.kind in REPLAYED
             for part in parts
         )
 
     def _prove(self, several: Sequence[Sequence[Edit | Cut]]) -> None:
-        """Run some of the cells both ways, once; stop replaying, and say so, if they differ."""
-        if not (self._proofs and several and self.exact):
+        """Run some of the cells both ways, once for each kind; stop replaying, and say so, if they differ."""
+        proofs = self.vlm.proofs
+        kinds = frozenset(part.at.kind if isinstance(part, Edit) else "cut" for parts in several for part in parts)
+        if not (self._proofs and several and self.exact) or kinds in self._proved or not proofs.is_due(kinds):
             return
-        kinds = frozenset(part.kind if isinstance(part, Edit) else "cut" for parts in several for part in parts)
-        if not self.vlm.wiring.is_due(kinds):
+        self._proved.add(kinds)
+        drawn = torch.Generator().manual_seed(proofs.asked[kinds])  # other cells in every prompt
+        for number in torch.randperm(len(several), generator=drawn)[: self._proofs].tolist():
+            off = self._off(several[number])
+            if off <= NEAR.get(self.vlm.dtype, NEAR_HALF) and kinds not in proofs.failed:
+                continue
+            self.exact = False
+            proofs.failed.add(kinds)
+            where = ", ".join(
+                part.site if isinstance(part, Edit) else f"cut in {part.layers}" for part in several[number]
+            )
+            warnings.warn(
+                f"replay of {self.vlm.name!r} differs from a whole pass, here by {off:.1e} of the log-probability "
+                f"({where}); every cell of such sites is run as a whole pass instead, which is slow",
+                ReplayWarning,
+                stacklevel=4,
+            )
             return
-        picked = torch.randperm(len(several), generator=torch.Generator().manual_seed(0))[: self._proofs].tolist()
-        self._proofs = 0
-        near = NEAR.get(self.vlm.dtype, NEAR_HALF)
-        for parts in (several[number] for number in picked):
-            with torch.inference_mode():
-                plan = self._plan(0, parts)
-                got = self.base
-                if plan is not None:
-                    got = self._rate(self.vlm.unembed(self._run(self._localised([plan], 1))))
-                wanted = self._rate(run_whole(self.vlm, self.batch, parts)[None])
-            off = float((got.logprob - wanted.logprob).abs() / wanted.logprob.abs().clamp(min=1))
-            if not off <= near or kinds in self.vlm.wiring.failed:
-                self.exact = False
-                self.vlm.wiring.failed.add(kinds)
-                where = ", ".join(part.site if isinstance(part, Edit) else f"cut in {part.layers}" for part in parts)
-                warnings.warn(
-                    f"replay of {self.vlm.name!r} differs from a whole pass, here by {off:.1e} of the log-probability "
-                    f"({where}); every cell of such sites is run as a whole pass instead, which is slow",
-                    ReplayWarning,
-                    stacklevel=4,
-                )
-                return
+
+    def _off(self, parts: Sequence[Edit | Cut]) -> float:
+        """By how much of the log-probability a cell's replay differs from its whole pass."""
+        with torch.inference_mode():
+            plan, got = self._plan(0, parts), self.base
+            if plan is not None:
+                got = self._rate(self.vlm.unembed(self._run(self._localised([plan], 1))))
+            wanted = self._rate(run_whole(self.vlm, self.batch, parts)[None])
+        return float((got.logprob - wanted.logprob).abs() / wanted.logprob.abs().clamp(min=1))
 
     def _plan(self, number: int, parts: Sequence[Edit | Cut]) -> Plan | None:
         return plan_of(number, parts, self.recording.firsts, self.recording.stop)
@@ -207,37 +212,33 @@ class Replay:
     def _localised(self, plans: Sequence[Plan], most: int) -> list[Plan]:
         """Do the first layer of plans that edit or cut inside it, `most` tokens at a time; others stay as they are."""
         ready = [plan for plan in plans if plan.direct]
-        waiting: dict[int, list[tuple[Plan, Tensor]]] = {}
+        waiting: dict[int, list[Inside]] = {}
         for plan in plans:
             if not plan.direct:
-                edits, cuts = inside(plan)
-                places = torch.cat([*(each.positions.cpu() for each in edits), *(each.queries.cpu() for each in cuts)])
-                waiting.setdefault(plan.layer, []).append((plan, torch.unique(places)))
+                waiting.setdefault(plan.layer, []).append(Inside.of(plan))
         for layer, several in waiting.items():
-            ready += [plan for some in _portions(several, most) for plan in self._inside(layer, some)]
+            for some in portions(several, most):
+                ready += self._inside(layer, some)
         return ready
 
-    def _inside(self, layer: int, several: Sequence[tuple[Plan, Tensor]]) -> Iterator[Plan]:
+    def _inside(self, layer: int, several: Sequence[Inside]) -> Iterator[Plan]:
         """Run a layer at the tokens that plans edit in it, end to end; gives what is left of the plans."""
-        record, sizes = self.recording, [len(places) for _, places in several]
+        sizes = [len(each.places) for each in several]
         edits: list[Edit] = []
-        closed: Tensor | None = None
+        closed = torch.zeros(1, sum(sizes), self.recording.stop, dtype=torch.bool)
         stop = 0
-        for plan, places in several:
-            start, stop = stop, stop + len(places)
-            for edit in inside(plan)[0]:
-                at = start + torch.searchsorted(places, edit.positions.cpu())
-                edits.append(replace(edit, positions=at))
-            for cut in inside(plan)[1]:
-                if closed is None:
-                    closed = torch.zeros(1, sum(sizes), record.stop, dtype=torch.bool)
-                at = start + torch.searchsorted(places, cut.queries.cpu())
+        for each in several:
+            start, stop = stop, stop + len(each.places)
+            for edit in each.edits:
+                edits.append(replace(edit, positions=start + torch.searchsorted(each.places, edit.positions.cpu())))
+            for cut in each.cuts:
+                at = start + torch.searchsorted(each.places, cut.queries.cpu())
                 closed[0, at[:, None], cut.keys.cpu()] = True
-        positions = torch.cat([places for _, places in several])
+        positions = torch.cat([each.places for each in several])
         with editing(self.vlm, self.batch, [edits], sum(sizes)):
-            out = record.inside(layer, positions, closed)[0]
-        for (plan, places), values in zip(several, torch.split(out, sizes), strict=True):
-            yield behind(plan, places, values)
+            out = self.recording.inside(layer, positions, closed if closed.any() else None)[0]
+        for each, values in zip(several, torch.split(out, sizes), strict=True):
+            yield each.done(values)
 
     def _run(self, plans: Sequence[Plan]) -> Tensor:
         """What the last layer gives for the tokens that the answer is read from, (cells, tokens, d_model).
@@ -260,7 +261,7 @@ class Replay:
                 joining,
                 reading=reading[later],
                 closed=self._closed(plans, start),
-                trim=all(Site.parse(edit.site).layer != self.vlm.n_layers - 1 for each in edits for edit in each),
+                trim=all(edit.at.layer != self.vlm.n_layers - 1 for each in edits for edit in each),
             )
         return found
 
@@ -272,7 +273,7 @@ class Replay:
         for row, plan in enumerate(plans):
             for edit in plan.direct:
                 values = edit.values.to(stream)
-                if Site.parse(edit.site).kind == "resid_post":
+                if edit.at.kind == "resid_post":
                     values = self._added(layer, edit.positions, values)
                 stream[row, edit.positions.to(stream.device) - start] = values
         return stream
@@ -324,18 +325,6 @@ def replay(vlm: Vlm, batch: Batch, *, rival: Int[Tensor, " tokens"] | None = Non
     where the model is on another machine.
     """
     return Replay(vlm, batch, rival=rival, proofs=proofs)
-
-
-def _portions(several: Sequence[tuple[Plan, Tensor]], most: int) -> Iterator[list[tuple[Plan, Tensor]]]:
-    """Plans with their tokens, `most` tokens at a time, or one plan that has more."""
-    some: list[tuple[Plan, Tensor]] = []
-    for each in several:
-        if some and sum(len(places) for _, places in some) + len(each[1]) > most:
-            yield some
-            some = []
-        some.append(each)
-    if some:
-        yield some
 
 
 def _beside(rival: Tensor, length: int) -> Tensor:

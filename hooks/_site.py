@@ -69,6 +69,11 @@ class Site:
         return _STACKS.index(self.stack), stage, -1 if self.layer is None else self.layer, within
 
     @property
+    def number(self) -> int:
+        """The layer's; 0 for a site before the first one."""
+        return self.layer or 0
+
+    @property
     def visual(self) -> bool:
         """Whether the site holds patches of images, as opposed to tokens of a text."""
         return self.tokens != "lm"

@@ -16,6 +16,7 @@ from seamscope.hooks._encode import Encoder, device_of, named_prompts
 from seamscope.hooks._engine import TorchEngine, require_here
 from seamscope.hooks._errors import RunError, SpanError, choose
 from seamscope.hooks._points import Point, kinds_of, point_of, require_weights
+from seamscope.hooks._proofs import Proofs
 from seamscope.hooks._score import Score
 from seamscope.hooks._site import Site, expand_sites, sites_of
 from seamscope.hooks._steps import Fed
@@ -58,6 +59,7 @@ class Vlm:
         self.anatomy = anatomy_of(model, family)
         self.engine: Engine = TorchEngine(model) if engine is None else engine
         self.wiring = Wiring(self.engine)
+        self.proofs = Proofs()
 
     def __repr__(self) -> str:
         size = f"{self.n_vision_layers} vision and {self.n_layers} decoder layers of width {self.d_model}"

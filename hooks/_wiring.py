@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
 
 from seamscope.hooks._errors import SpanError
 from seamscope.hooks._taps import Taps
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
 Listener = Callable[["Batch"], object]
 
 
+class Portion(NamedTuple):
+    """The tokens that a single layer is given of a prompt, a batch of one row; the same ones in every row."""
+
+    batch: Batch
+    positions: slice | Tensor
+
+
 class Wiring:
     """Tells hooks which batch is running, and which pass of it.
 
     `current` is that batch, None where the model is called without one; `generating` tells whether it is continued, and
-    `fed`, once it has been, which generated tokens the model read again.
+    `fed`, once it has been, which generated tokens the model read again. `portion` is set while a layer is run by
+    itself, as replays do.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -32,16 +41,7 @@ class Wiring:
         self._passes = 0
         self.generating = False
         self.fed: Fed | None = None
-        self.proofs: Counter[frozenset[str]] = Counter()
-        self.failed: set[frozenset[str]] = set()
-
-    def is_due(self, kinds: frozenset[str]) -> bool:
-        """Whether replays of these kinds of sites are to be proved again: the 1st, 2nd, 4th, 8th ... time.
-
-        Always, once a proof has failed.
-        """
-        self.proofs[kinds] += 1
-        return self.proofs[kinds].bit_count() == 1 or kinds in self.failed
+        self.portion: Portion | None = None
 
     @contextmanager
     def listening(self, begin: Listener, end: Callable[[], None] | None = None) -> Iterator[None]:
@@ -67,6 +67,15 @@ class Wiring:
                     end()
         finally:
             self.current, self.generating, self.taps.reading = None, False, True
+
+    @contextmanager
+    def giving(self, batch: Batch, positions: slice | Tensor) -> Iterator[None]:
+        """While a layer is given some tokens of a prompt, not a pass over a batch."""
+        before, self.portion = self.portion, Portion(batch, positions)
+        try:
+            yield
+        finally:
+            self.portion = before
 
     def count_pass(self, *_: Any) -> None:
         """Note that the model starts another pass over the running batch; `generate` hooks this in."""

@@ -1,8 +1,10 @@
 """What a representation holds: linear probes with their controls, and intervals for what they reach."""
 
+from seamscope.probes._contrast import pair_contrast
 from seamscope.probes._erase import Directions, Eraser, EraserFitter, fit_direction, fit_eraser, random_eraser
 from seamscope.probes._folds import groups_of
 from seamscope.probes._grid import PER_ITEM, probe_features, probe_grid
+from seamscope.probes._labels import control_labels
 from seamscope.probes._lens import Lens, LogitLens, TokenRanks, lens_ranks, token_ranks
 from seamscope.probes._linear import LinearProbe
 from seamscope.probes._side_by_side import side_by_side
@@ -31,6 +33,7 @@ __all__ = [
     "TunedLens",
     "bootstrap_interval",
     "bootstrap_intervals",
+    "control_labels",
     "exceeds",
     "false_discovery",
     "fit_direction",
@@ -40,6 +43,7 @@ __all__ = [
     "lens_ranks",
     "load_tuned_lens",
     "median_interval",
+    "pair_contrast",
     "paired_bootstrap_interval",
     "probe_features",
     "probe_grid",

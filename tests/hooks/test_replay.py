@@ -242,7 +242,7 @@ def test_sites_before_the_decoder_are_run_as_whole_passes(name):
 
 def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
     vlm = load("llava", "auto")
-    vlm.wiring.proofs.clear()
+    vlm.proofs.asked.clear()
     batch = prompt(vlm)
     cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
     wanted = by_patch(vlm, batch, cells)
@@ -261,12 +261,12 @@ def test_a_replay_that_is_wrong_is_found_and_not_used(monkeypatch):
         with pytest.warns(ReplayWarning):
             require_equal(again.score(cells), wanted)
         assert not again.exact
-    vlm.wiring.failed.clear()
+    vlm.proofs.failed.clear()
 
 
 def test_whole_passes_are_run_for_the_proofs_alone(monkeypatch):
     vlm = load("llava")
-    vlm.wiring.proofs.clear()
+    vlm.proofs.asked.clear()
     batch = prompt(vlm)
     cells = random_edits(vlm, batch, sites_of(vlm)[::3], seed=1)
     passes = []
