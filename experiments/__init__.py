@@ -1,15 +1,14 @@
 """Questions put to a model: tasks, conditions, sweeps, the locator, figures, the report, the command line."""
 
 from ._conditions import both_steps_pass, composition_gap, run_conditions
-from ._decide import Decision, Facts, Thresholds, decide
 from ._erasing import erase_sweep, push_sweep
 from ._erasing_effects import decodable_and_causal, summarise_erasing, summarise_pushes
 from ._lensing import lens_table, summarise_lens
-from ._locate import locate
 from ._run import Run, Settings
 from ._study import Study
 from ._token_boxes import token_boxes
-from ._verdict import LOCI, Evidence, Verdict
+from ._verdict import LOCI, Evidence, Repair, Verdict
+from .locator import Decision, Facts, Thresholds, decide, locate
 from .sweeps import EXPERIMENTS, Cell, Experiment, back_cells, best_cells, layer_cells, summarise_sweep, sweep
 
 __all__ = [
@@ -20,6 +19,7 @@ __all__ = [
     "Evidence",
     "Experiment",
     "Facts",
+    "Repair",
     "Run",
     "Settings",
     "Study",

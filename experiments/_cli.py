@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from seamscope.hooks import RunError
 
 from . import _cli_capture as c
 from . import _cli_patch as t
@@ -36,13 +38,16 @@ def main() -> None:
     app()
 
 
-def _study_command(name: str, act: Callable[[Study, bool], None], text: str) -> None:
-    """Register a command that works on one study; they all take the same options and share a run's folder."""
+def _study_command(name: str, act: Callable[[Study, bool], None], text: str, *, chooses: Sequence[str] = ()) -> None:
+    """Register a command that works on one study; they take the same options, but for what it `chooses` itself."""
 
     @app.command(name, help=text)
     @o.one_line_errors
     @o.also_asked
     def command(asked: dict[str, Any], out: o.Out = None, as_json: o.AsJson = False) -> None:
+        for option in chooses:
+            if option in asked:
+                raise RunError(f"{name} chooses its own {option}; leave out --{option}")
         act(_open(asked, out, as_json=as_json), as_json)
 
 
@@ -142,9 +147,9 @@ for _name, _act, _text in (
     ("gap", _gap, "Answer every item under each condition and measure the composition gap."),
     ("probe", p.probe, "Fit linear probes with controls on the stored activations, direct beside cascaded."),
     ("erase", p.erase, "Erase or push what probes read, and see what becomes of the answers: is it used?"),
-    ("locate", _locate, "Do all of it and say where the intermediate is lost."),
 ):
     _study_command(_name, _act, _text)
+_study_command("locate", _locate, "Say where the intermediate is lost, and why.", chooses=("sites", "spans"))
 
 
 @app.command()
@@ -157,11 +162,18 @@ def demo(
     out: o.Out = Path("runs/demo"),
     as_json: o.AsJson = False,
 ) -> None:
-    """The whole path on the embedded organism: four data sets, four conditions, and a verdict on one of them."""
+    """The whole path on embedded models: a natural gap, losses of which we know where they are, and a healthy model."""
+    from ._demo import demonstrate
     from .tasks import DATA_SETS
 
-    asked = {"model": model, "task": task, "n": n, "seed": seed}
-    _locate(_open(asked, out, as_json=as_json, compare=DATA_SETS), as_json)
+    study = _open({"model": model, "task": task, "n": n, "seed": seed}, out, as_json=as_json, compare=DATA_SETS)
+    page, found = demonstrate(study, progress=study.progress)
+    if as_json:
+        shown = [{"model": each.name, "truth": each.truth, **each.verdict.to_json()} for each in found]
+        return o.emit({"verdicts": shown, "report": study.run.folder / "report.html", "comparison": page})
+    o.show(o.gap_table(study.gap) + "\n")
+    o.show(o.verdict_text(study.verdict))
+    o.show(f"\n{o.compared_table(found)}\n\nreport: {study.run.folder / 'report.html'}\nside by side: {page}")
 
 
 @app.command()

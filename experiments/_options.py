@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from ._json import plain
 from ._run import check_place
 
 if TYPE_CHECKING:
+    from ._comparison import Compared
     from ._verdict import Verdict
 
 P = ParamSpec("P")
@@ -162,10 +163,12 @@ def _percent(row: Any) -> str:
 
 def verdict_text(verdict: Verdict) -> str:
     """A verdict with its evidence, for a reader."""
-    where = "" if verdict.layer is None else f" at decoder layer {verdict.layer}"
-    between = "" if verdict.interval is None else f" [{verdict.interval[0]}, {verdict.interval[1]}]"
+    from ._report_verdict import where
+
+    place = f" in the {where(verdict)}" if where(verdict) else ""
+    also = f", and also {', '.join(verdict.also)}" if verdict.also else ""
     lines = [
-        f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{where}{between}, "
+        f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{place}{also}, "
         f"confidence {verdict.confidence:.2f}",
         f"  {verdict.summary}",
         "evidence",
@@ -177,4 +180,25 @@ def verdict_text(verdict: Verdict) -> str:
         if math.isfinite(row.estimate):
             found = f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
         lines.append(f"  {row.question} {found}{beside}{place}")
+    if verdict.repairs:
+        lines.append("repairs, the share of failed answers that come right")
+    for repair in verdict.repairs:
+        named = "* " if repair.named else "  "
+        control = "" if repair.control is None else f", control {repair.control:.2f}"
+        found = f"{repair.restored:.2f} [{repair.low:.2f}, {repair.high:.2f}]{control}"
+        lines.append(f"  {named}{repair.name}: {found}  ({repair.words})")
     return "\n".join([*lines, f"what would overturn it: {verdict.overturn}"])
+
+
+def compared_table(found: Sequence[Compared]) -> str:
+    """Several models, what is known of each, and its verdict, one line each."""
+    rows = [
+        {
+            "model": each.name,
+            "planted": "" if each.truth is None else f"{each.truth} {each.place or ''}".strip(),
+            "verdict": f"{each.verdict.locus} {each.verdict.place or ''}".strip(),
+            "confidence": f"{each.verdict.confidence:.2f}",
+        }
+        for each in found
+    ]
+    return pd.DataFrame(rows).to_string(index=False)

@@ -10,6 +10,7 @@ import pandas as pd
 from . import figures
 from ._plate import Draft, Plate, Tables, Words
 from ._plates_forms import lens_drafts, transfer_drafts
+from ._plates_locator import LOCATED, locator_drafts
 from ._plates_patch import Shown, patch_plate_drafts
 from ._plates_probes import path_draft, probe_drafts
 from ._plates_use import causal_drafts, patch_drafts
@@ -17,7 +18,8 @@ from ._report_views import number
 from ._verdict import Verdict
 from .figures._gap import ALL
 
-OTHERS: Final = ("curves", "transfer", "lens", "lens.tuned", "decodable_causal")  # tables that not every run has
+# tables that not every run has
+OTHERS: Final = ("curves", "transfer", "lens", "lens.tuned", "decodable_causal", *LOCATED)
 
 
 def draw_plates(
@@ -30,12 +32,13 @@ def draw_plates(
 def drafts_of(tables: Tables, *, verdict: Verdict | None = None, shown: Shown | None = None) -> list[Draft]:
     """The figures whose tables are there; effects by token also on the picture that is `shown`.
 
-    `tables` has the names of a run's tables: `gap, probes, effects`, those of `OTHERS`, and those of sweeps, see
-    `patch_plate_drafts`. An empty one counts as none.
+    `tables` has the names of a run's tables: `gap, answers, probes, effects`, those of `OTHERS`, and those of sweeps,
+    see `patch_plate_drafts`. An empty one counts as none.
     """
     held = {name: table for name, table in tables.items() if not table.empty}
     return [
         *_gap(held),
+        *locator_drafts(held, verdict=verdict),
         *([path_draft(held, verdict)] if verdict is not None and _has_path(held) else []),
         *probe_drafts(held),
         *transfer_drafts(held),

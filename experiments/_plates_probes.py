@@ -10,6 +10,7 @@ from ._report_views import main_family
 from ._verdict import Verdict
 from .figures._style import NAMES, place_name
 from .figures._tables import own_rows, probe_lines, span_family, target_family
+from .figures._way import told
 
 CONDITIONS = ("direct", "cascaded")
 BESIDE = {
@@ -34,8 +35,7 @@ def path_draft(tables: Tables, verdict: Verdict) -> Draft:
         controls="text runs, in which the model succeeds. The controls of the probes are in the figures below.",
         caveat="that what is shaded is used: only the black line speaks of use, and of all that is at the place, not "
         "of the intermediate alone.",
-        alt=f"Map of places by depth. The locus is {verdict.locus.replace('_', ' ')}"
-        + ("." if verdict.layer is None else f", decoder layer {verdict.layer}."),
+        alt=f"Map of places by depth. The locus is {told(verdict)}.",
     )
     return Draft(
         name="path",

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import pandas as pd
+
 from seamscope.hooks import RunError, Site, SpanError, TaskError, Vlm, choose
 
 from ._align import SPAN_SETS
-from ._probing import FOLDS
+from ._probing import FOLDS, object_of
 from .sweeps import BACK, EXPERIMENTS
 from .tasks import Item, Task
 
 VISUAL: Final = {"objects", "image"}
-LOCATED: Final = ("objects", "question", "last", "reading")
+FEWEST: Final = 20
 
 
 def check_span_sets(names: Iterable[str]) -> None:
@@ -47,16 +49,15 @@ def check_probing(items: Sequence[Item]) -> None:
         raise TaskError("there is nothing to probe: the records have no field 'variables' (name to label)")
 
 
-def check_locating(vlm: Vlm, items: Sequence[Item], sites: Iterable[str], spans: Iterable[str]) -> None:
-    """Refuse to locate from a part of the evidence: a curve with gaps would name the wrong layer."""
-    missing = [name for name in LOCATED if name not in set(spans)]
-    if missing:
-        raise RunError(f"to locate, --spans must name {', '.join(LOCATED)}; {', '.join(missing)} is missing")
-    absent = sorted(set(vlm.expand("lm.*.resid_post")) - set(vlm.expand(list(sites))))
-    if absent:
-        raise RunError(f"to locate, --sites must name every lm.*.resid_post; {absent[0]} is missing")
+def check_locating(items: Sequence[Item]) -> None:
+    """Refuse items whose objects have no known place in the picture, and too few items to tell partners apart."""
     if not all(item.boxes for item in items):
         raise TaskError("to locate, every record needs the field 'boxes': where its objects are in the image")
+    if len({item.group for item in items}) < FEWEST:
+        raise RunError(f"to locate, at least {FEWEST} items with a partner are needed; raise --n")
+    labels = pd.DataFrame([dict(item.variables) for item in items]).nunique()
+    if not any(object_of(str(name)) is not None for name in labels[labels > 1].index):
+        raise TaskError("to locate, a variable of an object, such as card.0.rank, has to differ between records")
 
 
 def check_divided(experiments: Iterable[str], by: str) -> None:

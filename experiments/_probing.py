@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +20,6 @@ from ._align import TEXT
 if TYPE_CHECKING:
     from .tasks import Item
 
-CELL: Final = ["condition", "site", "stack", "layer", "span"]
 OWN_OBJECT: Final = {True: "intermediate.{k}", False: "image.object.{k}"}
 READING: Final = ("question", "last")
 NONE: Final = ["train_condition", "train_span", "train_site", "condition", "span", "site", "target", "accuracy"]
@@ -158,40 +156,3 @@ def _beside(
 def summarise_moved(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """The table of `summarise_transfer`; only its first columns where there is nothing to summarise."""
     return summarise_transfer(table, seed=seed) if len(table) else pd.DataFrame(columns=NONE)
-
-
-def item_hits(grid: pd.DataFrame, *, needs: Sequence[str] = ("*",)) -> pd.DataFrame:
-    """What the probes got right, per group of items, averaged over variables of one kind.
-
-    One row per (cell, kind, group): `kind` is `object` (what the visual skill hands over and the answer depends on,
-    by the globs `needs`), `detail` (what else it may hand over) or `answer`; `correct, control, shuffled, chance` are
-    means in 0 to 1. The locator resamples the groups.
-    """
-    rows = grid.assign(kind=[_kind(target, needs) for target in grid.target])
-    rows["span"] = rows.span.str.replace(r"\.\d+$", "", regex=True).replace(
-        {"image.object": "objects", "intermediate": "objects"}
-    )
-    long = pd.concat([_long(row) for row in rows.itertuples()], ignore_index=True)
-    keys = [*CELL, "kind", "group"]
-    return long.groupby(keys, sort=False, dropna=False, as_index=False).mean(numeric_only=True)
-
-
-def _kind(target: str, needs: Sequence[str]) -> str:
-    if object_of(target) is None:
-        return "answer"
-    return "object" if any(fnmatchcase(target, glob) for glob in needs) else "detail"
-
-
-def _long(row: Any) -> pd.DataFrame:
-    count = len(row.groups)
-    keep = {name: [getattr(row, name)] * count for name in (*CELL, "kind")}
-    return pd.DataFrame(
-        {
-            **keep,
-            "group": list(row.groups),
-            "correct": np.asarray(row.correct, dtype=float),
-            "control": np.asarray(row.control_correct, dtype=float),
-            "shuffled": np.asarray(row.shuffled_correct, dtype=float),
-            "chance": [row.chance] * count,
-        }
-    )

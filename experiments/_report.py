@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
-import jinja2
 import pandas as pd
 from PIL.Image import Image
 
 from seamscope.hooks import RunError, choose
 
+from . import _page as page
+from . import _report_verdict as said
 from . import _report_views as views
 from ._plate import Plate, Tables
+from ._plates_locator import ASKED, patches_of
 from ._verdict import LOCI, Verdict
+from .figures._causal_layers import layer_rows
 from .figures._gap import ALL, PASSING
 from .figures._gap import COLUMNS as GAP_COLUMNS
 from .figures._tables import PROBE_COLUMNS, keep, need, records
+from .figures._way import way_rows
 from .sweeps import EXPERIMENTS
 
 if TYPE_CHECKING:
+    import jinja2
+
     from .tasks import Item
 
+TEMPLATE: Final = "report.html.jinja"
 SECTIONS: Final = ("gap", "path", "probes", "transfer", "lens", "causal", "patching")
 LIMITS: Final = (
     "Decodable is not used: a probe says that something can be read from a state, never that the model reads "
@@ -39,13 +41,6 @@ LIMITS: Final = (
     "that nothing else would do.",
     "The cascade's second call sees text only; a cascade that also sees the picture may behave otherwise.",
 )
-STABLE: Final = (
-    (0.95, "very stable under resampling"),
-    (0.8, "stable under resampling"),
-    (0.6, "only fairly stable under resampling"),
-    (0.0, "not stable under resampling"),
-)
-KINDS: Final = {"behaviour": "behaviour", "probe": "is it there?", "patch": "is it used?"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +83,9 @@ def write_report(
     *,
     settings: Mapping[str, Any],
     gap: pd.DataFrame,
-    probes: pd.DataFrame,
-    effects: pd.DataFrame,
     verdict: Verdict,
+    probes: pd.DataFrame | None = None,
+    effects: pd.DataFrame | None = None,
     others: Tables | None = None,
     figures: Sequence[Plate] = (),
     examples: Sequence[Example] = (),
@@ -101,97 +96,88 @@ def write_report(
     """Write `report.html` into a folder and give its path.
 
     One file without scripts and without requests: pictures are embedded; links lead to the figures' PDF and
-    CSV beside it. Every number in it comes from the tables and from the verdict. All text is escaped. `others`: the
-    tables `transfer`, `lens`, `lens.tuned`, `decodable_causal`, as far as the run has them, whose controls are listed.
-    `task_summary`: what an item asks, in a sentence. `versions`: default, those installed. Raises `RunError` for a
-    table that lacks a column, a task without a gap, or a figure that is not on disk.
+    CSV beside it. Every number in it comes from the tables and from the verdict. All text is escaped.
+
+    `probes`, `effects`: those of a run that has them. `others`: further tables, as far as the run has them, whose
+    numbers and controls are listed: those of the locator (`path, reading, needs, hold, given`, and `answers`), and
+    `transfer, lens, lens.tuned, decodable_causal`. `task_summary`: what an item asks, in a sentence. `versions`:
+    default, those installed. Raises `RunError` for a table that lacks a column, a task without a gap, or a figure that
+    is not on disk.
     """
     folder = Path(folder)
     own = keep(need(gap, "gap", GAP_COLUMNS), "gap", "task", verdict.task)
     keep(own, "gap", "subset", ALL)
-    need(probes, "probes", PROBE_COLUMNS)
-    need(effects, "effects", ("experiment", "n", "right", "base_right"))
+    given = {"probes": probes, "effects": effects, **(others or {})}
+    tables = _reduced({name: table for name, table in given.items() if table is not None and not table.empty})
     conditions, gap_rows = views.gap_rows(gap)
-    page = _template().render(
-        verdict=verdict,
-        meaning=LOCI.get(verdict.locus, ""),
-        where=_where(verdict),
-        stability=_stability(verdict.confidence),
-        kinds=KINDS,
+    return page.write_page(
+        folder / "report.html",
+        TEMPLATE,
+        **_of_verdict(verdict),
         gap=views.gap_of(gap, verdict.task, subset=ALL),
         passing=views.gap_of(gap, verdict.task, subset=PASSING),
         conditions=conditions,
         gap_rows=gap_rows,
-        family=views.main_family(probes),
-        path_rows=views.path_rows(probes),
-        probe_cells=len(probes),
-        experiments=views.experiment_rows(effects, {name: e.question for name, e in EXPERIMENTS.items()}),
-        controls=views.control_rows({"probes": probes, "effects": effects, **(others or {})}),
-        plates=_plates(figures, folder),
-        examples=[(example, _embed(example.picture)) for example in examples],
+        **_of_tables(tables),
+        plates=_by_section(figures, folder),
+        examples=[(example, page.embedded(example.picture)) for example in examples],
         task_summary=task_summary,
         limits=limits,
         settings=views.settings_rows(settings),
+        again=views.again(settings),
         versions=dict(versions if versions is not None else views.versions()),
     )
-    return _write(folder / "report.html", page)
+
+
+def _reduced(tables: Tables) -> dict[str, pd.DataFrame]:
+    """The tables, checked, and what is drawn of the locator's: `way` and `layers`."""
+    found = dict(tables)
+    if "probes" in found:
+        need(found["probes"], "probes", PROBE_COLUMNS)
+    if "effects" in found:
+        need(found["effects"], "effects", ("experiment", "n", "right", "base_right"))
+    if "path" in found:
+        found["way"] = way_rows(found["path"], found.get("reading"))
+    return {**found, "layers": layer_rows(**patches_of(found))}
+
+
+def _of_tables(tables: Tables) -> dict[str, Any]:
+    probes = tables.get("probes")
+    questions = {name: each.question for name, each in EXPERIMENTS.items()}
+    return {
+        "way_rows": views.way_rows(tables["way"]) if "way" in tables else [],
+        "family": "" if probes is None else views.main_family(probes),
+        "path_rows": [] if probes is None else views.path_rows(probes),
+        "probe_cells": 0 if probes is None else len(probes),
+        "experiments": [
+            *views.experiment_rows(tables["layers"].rename(columns={"table": "experiment"}), ASKED),
+            *(views.experiment_rows(tables["effects"], questions) if "effects" in tables else []),
+        ],
+        "controls": views.control_rows(tables),
+        "untrained": probes is not None and "untrained_accuracy" in probes,
+    }
+
+
+def _of_verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "verdict": verdict,
+        "meaning": LOCI.get(verdict.locus, ""),
+        "where": said.where(verdict),
+        "stability": said.stability(verdict.confidence),
+        "also": said.losses(verdict.also),
+        "evidence": said.by_kind(verdict.evidence),
+        "repairs": said.repairs_in_words(verdict.repairs),
+        "spent": said.spent_rows(verdict.spent),
+    }
 
 
 def _template() -> jinja2.Template:
-    room = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    room.filters |= {"number": views.number, "plain": lambda text: str(text).replace("_", " ")}
-    room.globals["interval"] = views.interval
-    return room.from_string(files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    return page.read_template(TEMPLATE)
 
 
-def _where(verdict: Verdict) -> str:
-    if verdict.layer is None:
-        return ""
-    if verdict.interval is None:
-        return f"decoder layer {verdict.layer}"
-    low, high = verdict.interval
-    return f"decoder layer {verdict.layer} (interval: {low} to {high})"
-
-
-def _stability(confidence: float) -> str:
-    return next((words for least, words in STABLE if confidence >= least), "of unknown stability")
-
-
-def _plates(figures: Sequence[Plate], folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _by_section(figures: Sequence[Plate], folder: Path) -> dict[str, list[dict[str, Any]]]:
     plates: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
     for plate in figures:
         section = choose("section of the report", plate.section, SECTIONS, RunError)
-        if not plate.saved.png.is_file():
-            raise RunError(f"figure {plate.saved.name!r} is not on disk: {plate.saved.png} was expected")
-        links = [("PDF", plate.saved.pdf), *((f"CSV ({path.stem})", path) for path in plate.saved.csv)]
-        plates[section].append(
-            {
-                "words": plate.words,
-                "source": _data("image/png", plate.saved.png.read_bytes()),
-                "links": [(name, _relative(path, folder)) for name, path in links],
-            }
-        )
+        plates[section].append(page.shown(plate, folder))
     return plates
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(path, folder)).as_posix())
-
-
-def _embed(picture: Image, *, most: int = 512) -> str:
-    small = picture.convert("RGB")
-    small.thumbnail((most, most))
-    held = BytesIO()
-    small.save(held, format="PNG")
-    return _data("image/png", held.getvalue())
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _write(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".html.part")
-    draft.write_text(page, encoding="utf-8")
-    return draft.replace(path)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import pandas as pd
 
+from ._run import Settings
 from .figures._depth import Depth
-from .figures._style import place_name
+from .figures._style import NAMES, place_name
 from .figures._tables import (
     PROBE_COLUMNS,
     distinct,
@@ -23,6 +26,7 @@ from .figures._tables import (
     span_family,
     target_family,
 )
+from .figures._way import MEASURES
 
 PACKAGES: Final = (
     "seamscope",
@@ -35,6 +39,11 @@ PACKAGES: Final = (
     "matplotlib",
 )
 CONDITIONS: Final = ("direct", "cascaded", "oracle", "cot", "gap")
+OPTIONS: Final = (  # settings that every command takes; the first ones are told whatever they are
+    *("model", "task", "n", "seed"),
+    *("profile", "sites", "spans", "device", "dtype", "attn_implementation", "engine", "batch_size"),
+)
+TOLD: Final = 4
 
 
 def number(value: Any, *, signed: bool = False) -> str:
@@ -119,6 +128,23 @@ def path_rows(probes: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def way_rows(way: pd.DataFrame) -> list[dict[str, Any]]:
+    """What probes read at `fixed_sites` of the intermediate's way, one row per (place, condition, site)."""
+    shown = way[way.site.isin([*fixed_sites(distinct(way, "site")), "lm.embed"])]
+    return [
+        {
+            "place": place_name(row["place"], row["condition"]),
+            "condition": NAMES.get(row["condition"], row["condition"]),
+            "site": row["site"],
+            "measure": MEASURES[row["measure"]],
+            "score": f"{number(row['score'])} {interval(row['low'], row['high'])}",
+            "control": number(row["control"]),
+            "n": int(row["n"]),
+        }
+        for row in records(shown)
+    ]
+
+
 def fixed_sites(sites: Sequence[str]) -> list[str]:
     """Tower's last, projector, decoder's first, middle and last, of those that are there."""
     depth = Depth.of(sites)
@@ -134,6 +160,8 @@ def control_rows(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
     """Each control that the tables hold: what it is, what came of it, and beside what it stands."""
     held = {name: table for name, table in tables.items() if not table.empty}
     makers: dict[str, Callable[[pd.DataFrame], list[dict[str, str]]]] = {
+        "way": _way_controls,
+        "layers": _layer_controls,
         "probes": _probe_controls,
         "transfer": _transfer_controls,
         "lens": partial(_lens_controls, lens_name="Logit lens"),
@@ -165,6 +193,28 @@ def _probe_controls(probes: pd.DataFrame) -> list[dict[str, str]]:
 def _probe_control(probes: pd.DataFrame, column: str, what: str) -> dict[str, str]:
     held = probes[probes[column].notna()]
     return _ranged(what, held[column], f"chance: {_range(held.chance)}; the probes: {_range(held.accuracy)}")
+
+
+def _way_controls(way: pd.DataFrame) -> list[dict[str, str]]:
+    words = way[(way.place == "objects") & (way.condition != "direct")]
+    direct = way[way.condition == "direct"]
+    rows = [
+        _ranged(f"Control task, {MEASURES[str(name)]}, beyond chance", own.control, f"the probes: {_range(own.score)}")
+        for name, own in direct.groupby("measure", sort=False)
+    ]
+    beside = f"the most in direct runs: {_range([direct.score[direct.place == 'objects'].max()])}"
+    return [*rows, _ranged("Probes of the words themselves, beyond chance", words.score, beside)]
+
+
+def _layer_controls(layers: pd.DataFrame) -> list[dict[str, str]]:
+    what = {"hold": "Partner's image states held", "given": "Partner's text state written at the reading positions"}
+    return [
+        _ranged(
+            f"{what[str(name)]}: failed answers that come right", own.control, f"the item's own: {_range(own.score)}"
+        )
+        for name, own in layers.groupby("table", sort=False)
+        if name in what
+    ]
 
 
 def _transfer_controls(transfer: pd.DataFrame) -> list[dict[str, str]]:
@@ -225,6 +275,22 @@ def settings_rows(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[s
         nested = isinstance(value, Mapping)
         rows += settings_rows(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", str(value))]
     return rows
+
+
+def again(settings: Mapping[str, Any]) -> str:
+    """The command that does such a run anew; empty where a setting is none of its options."""
+    usual = {name: _listed(value) for name, value in asdict(Settings()).items()}
+    asked = {name: _listed(value) for name, value in settings.items() if name in usual}
+    moved = [name for name in asked if asked[name] != usual[name]]
+    if set(moved) - set(OPTIONS):
+        return ""
+    shown = [name for k, name in enumerate(OPTIONS) if name in asked and (k < TOLD or name in moved)]
+    options = [(f"--{name.replace('_', '-')}", value) for name in shown for value in asked[name]]
+    return shlex.join(["seamscope", "locate", *(part for option in options for part in option), "--out", "FOLDER"])
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
 def versions() -> dict[str, str]:

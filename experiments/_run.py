@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -180,6 +180,10 @@ class Run:
         """The X of every finished table `stem.X.csv`, in alphabetical order."""
         files = self.folder.glob(f"{stem}.*.csv") if self.folder.is_dir() else []
         return sorted(file.name.removeprefix(f"{stem}.").removesuffix(".csv") for file in files)
+
+    def tables(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """Those of some tables that are finished."""
+        return {name: _read(self.folder / f"{name}.csv") for name in names if self.has(f"{name}.csv")}
 
     def has(self, name: str) -> bool:
         """Whether a file of the run is finished."""

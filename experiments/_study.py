@@ -21,12 +21,12 @@ from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
 from ._erasing_effects import decodable_and_causal
 from ._identity import used_by
-from ._locate import locate
 from ._members import Members
 from ._model import load
 from ._plates import OTHERS, draw_plates
+from ._plates_locator import LOCATED
 from ._preflight import check_divided, check_locating, check_pairs, check_probing, check_sites, check_span_sets
-from ._probing import item_hits, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
+from ._probing import WORKERS, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
 from ._run import Run, Settings, replacing
 from ._study_erasing import erased, pushed
@@ -34,18 +34,24 @@ from ._study_lens import read_layers, tuned_lens
 from ._study_patching import located, named, patched, screened, shown, swept
 from ._verdict import Verdict
 from .figures._learning import learning_rows
+from .locator import locate
+from .locator._pairs import way
 from .sweeps import summarise_sweep
 from .tasks import Item, Task
 
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
+LOCATING_STORE: Final = "locating.h5"
+PROBED_SPANS: Final = ("objects", "question", "last")
 
 
 class Study:
     """Loads nothing until a table needs it; a table that the run's folder holds is read, not made again."""
 
-    def __init__(self, run: Run, *, compare: Sequence[str] = (), progress: bool = False) -> None:
-        self.run, self.progress = run, progress
+    def __init__(
+        self, run: Run, *, compare: Sequence[str] = (), workers: int = WORKERS, progress: bool = False
+    ) -> None:
+        self.run, self.workers, self.progress = run, workers, progress
         self.task: Task = tasks.get(run.settings.task)
         self.compare = tuple(tasks.get(name).name for name in compare)
         check_span_sets(run.settings.spans)
@@ -144,6 +150,27 @@ class Study:
             said=self._said() if untrained else None,
         )
 
+    def locating_store(self) -> Store:
+        """The pooled activations of direct and of text runs, with the gold intermediate, that the locator probes."""
+        file = self.run.folder / LOCATING_STORE
+        if not is_whole(file):
+            asked = replace(self.settings, spans=PROBED_SPANS, pool="mean")
+            made = Capture(
+                self.vlm,
+                self.task,
+                Members(self.task, self.settings),
+                path=file,
+                conditions=("direct", "oracle"),
+                sites=way(self.vlm.sites),
+                settings=asked,
+                part=(0, 1),
+                digests=self.run.made_from,
+            )
+            made.check_room()
+            self.run.path(LOCATING_STORE)
+            made.run(progress=self.progress)
+        return open_store(file)
+
     def _said(self) -> dict[str, str]:
         """What the model said in call 1 of every row, by its id."""
         with self.store() as store:
@@ -158,10 +185,10 @@ class Study:
     @cached_property
     def transfer(self) -> pd.DataFrame:
         """Probes that were trained on text runs and tested on direct runs, and back."""
-        return self._probe_tables[2]
+        return self._probe_tables[1]
 
     @cached_property
-    def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    def _probe_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         if not self.run.has("probes.csv"):
             check_probing(self.items)
 
@@ -181,7 +208,6 @@ class Study:
 
         return (
             self.run.table("probes", summarised),
-            self.run.table("probe_hits", lambda: item_hits(home()[0], needs=self.task.needs)),
             self.run.table("transfer", lambda: summarise_moved(home()[1], seed=seed)),
         )
 
@@ -252,39 +278,37 @@ class Study:
     @cached_property
     def verdict(self) -> Verdict:
         """Where the intermediate is lost."""
-        return locate(
-            answers=self.answers[self.answers.task == self.task.name],
-            probe_hits=self._probe_tables[1],
-            patch_rows=self.patch_rows,
-            model=self.settings.model,
-            task=self.task.name,
-            seed=self.settings.seed,
-        )
+        check_pairs(self.task, self.items)
+        check_probing(self.items)
+        if not self.run.has(f"answers.{self.task.name}.csv"):
+            self.vlm  # noqa: B018 - what the model has not is refused first
+        check_locating(self.items)
+        return locate(self)
+
+    @property
+    def located(self) -> dict[str, pd.DataFrame]:
+        """The tables on which the verdict rests, as far as they were asked for: `path, reading, needs, hold, given`."""
+        return self.run.tables(LOCATED)
 
     def report(self) -> Path:
         """Draw every figure and write `report.html` and `verdict.json`."""
-        if not self.run.has("verdict.json"):
-            check_pairs(self.task, self.items)
-            check_probing(self.items)
-            check_locating(self.vlm, self.items, self.sites, self.settings.spans)
-        tables = {"gap": self.gap, "probes": self.probes, "effects": self.effects}
+        verdict = self.verdict
         of_sweeps = [f"effects.{name}" for name in self.run.finished("effects")]
-        others = {
-            name: self.run.table(name, pd.DataFrame)
-            for name in (*OTHERS, *of_sweeps, "screen")
-            if self.run.has(f"{name}.csv")
-        }
+        tables = self.run.tables(("probes", "effects", *OTHERS, *of_sweeps, "screen"))
+        tables["answers"] = self.answers[self.answers.task == self.task.name]
         with replacing(self.run.path("verdict.json")) as temporary:
-            temporary.write_text(json.dumps(self.verdict.to_json(), indent=1) + "\n")
-        plates = draw_plates(self.run.folder / "figures", {**tables, **others}, verdict=self.verdict, shown=shown(self))
+            temporary.write_text(json.dumps(verdict.to_json(), indent=1) + "\n")
+        plates = draw_plates(
+            self.run.folder / "figures", {"gap": self.gap, **tables}, verdict=verdict, shown=shown(self)
+        )
         return write_report(
             self.run.folder,
             settings=asdict(self.settings),
             gap=self.gap,
-            probes=self.probes,
-            effects=self.effects,
-            verdict=self.verdict,
-            others=others,
+            probes=tables.pop("probes", None),
+            effects=tables.pop("effects", None),
+            verdict=verdict,
+            others=tables,
             figures=plates,
             examples=[Example.of(item, self.answers) for item in self.items[:3]],
             task_summary=self.task.summary,

@@ -11,7 +11,6 @@ from seamscope.hooks import RunError
 
 from ._plates_patch import Shown
 from ._preflight import check_pairs
-from ._probing import WORKERS
 from ._sweeper import Sweeper
 from ._token_boxes import token_boxes
 from .sweeps import (
@@ -59,7 +58,7 @@ def swept(study: Study, name: str, cells: Mapping[str, Sequence[Cell]], *, by: s
     if not any(cells.values()) and not set(cells) & set(ROUTES):
         raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
     sweeper = Sweeper(study.vlm, study.settings, cells, by=by)
-    workers = WORKERS if sweeper.is_small else 1
+    workers = study.workers if sweeper.is_small else 1
     return study.run.in_parts(name, len(study.items), sweeper, workers=workers, progress=study.progress)
 
 

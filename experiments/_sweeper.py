@@ -12,7 +12,7 @@ from seamscope.hooks import Vlm
 
 from . import tasks
 from ._model import load
-from .sweeps import ROUTES, Cell, Plan, patching, sites_of, sweep_item
+from .sweeps import CAPTURED, ROUTES, Cell, Plan, patching, sites_of, sweep_item
 
 if TYPE_CHECKING:
     from ._run import Settings
@@ -55,9 +55,14 @@ class Sweeper:
             task,
             task.item(number, profile_name=settings.profile, seed=settings.seed),
             [plan for name, cells in self._cells.items() for plan in self._plans(vlm, name, cells)],
-            sites=sites_of(cell for cells in self._cells.values() for cell in cells),
+            sites=list(dict.fromkeys(self._sites(vlm))),
             budget=task.budget[settings.profile],
         )
+
+    def _sites(self, vlm: Vlm) -> list[str]:
+        """What must be captured."""
+        own = sites_of(cell for cells in self._cells.values() for cell in cells)
+        return [*own, *(site for name in self._cells if name in CAPTURED for site in CAPTURED[name](vlm))]
 
     def _plans(self, vlm: Vlm, name: str, cells: Sequence[Cell]) -> list[Plan]:
         if name in ROUTES:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ._json import plain
@@ -16,7 +17,7 @@ LOCI: Final = {
     "not_used": "the intermediate is there and does not bring about the answer",
     "text_skill": "no loss of ours: the textual skill fails on the gold intermediate as well",
     "format": "no loss of ours: the form of the output explains the gap",
-    "none": "there is no composition gap to explain",
+    "none": "no loss: direct runs answer nearly all that the gold intermediate gives",
     "cannot_tell": "the evidence does not separate the classes",
 }
 
@@ -56,11 +57,33 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What was tried to bring the answers back; its linear maps were fitted on other items.
+
+    `restored`: of the answers that direct runs fail on, the share that comes right, with a 95 % interval; `control`:
+    the same with the partner's states. `mends` is the class of loss that it should undo, and `named` whether that is
+    the verdict's.
+    """
+
+    name: str
+    words: str
+    mends: str
+    named: bool
+    restored: float
+    low: float
+    high: float
+    control: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Where the intermediate is lost: the class, the decoder layer with its interval, and how sure.
+    """Where the intermediate is lost: the class, the layer with its interval, and how sure.
 
     `confidence` is the share of bootstrap resamples of the items in which the same evidence gives the same
-    class; it knows nothing of a wrong procedure. `layer` is `None` where the class has no layer.
+    class; it knows nothing of a wrong procedure. `place` is the site at which it is lost, in the tower, the projector
+    or the decoder, and `layer` the number of its layer; both are `None` where the class has none. `also` are further
+    losses that have to be repaired as well. `spent` counts what finding out took.
     """
 
     task: str
@@ -73,6 +96,10 @@ class Verdict:
     overturn: str
     gap: dict[str, float]
     evidence: tuple[Evidence, ...]
+    place: str | None = None
+    also: tuple[str, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain types for `verdict.json`; what could not be measured is None."""

@@ -16,6 +16,7 @@ from ._style import FAINT, SMALL, height_in_points, text_width, width_in_points
 STACKS: Final = {"vision": ("vision tower", "tower"), "lm": ("language decoder", "decoder")}
 WHOLE: Final = {"projector.out": "proj.", "lm.embed": "emb.", "lm.final_norm": "norm", "lm.logits": "logits"}
 APART: Final = 11.0  # points between the centres of neighbouring tick labels, at least
+UPRIGHT: Final = 7.0  # points between names that stand upright
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class Depth:
         """(index, label) of the ticks that fit on an axis that many points long."""
         slot = points / len(self)
         outside = [k for k, site in enumerate(self.sites) if site.layer is None]
-        whole = {k: WHOLE.get(str(self.sites[k]), self.sites[k].kind) for k in outside}
+        whole: dict[int, str] = {}
+        for k in outside:
+            if all((k - other) * slot >= UPRIGHT for other in whole):
+                whole[k] = WHOLE.get(str(self.sites[k]), self.sites[k].kind)
         step = next((n for n in (1, 2, 4, 5, 8, 10, 16, 20) if n * slot >= APART), 32)
         chosen = dict(whole)
         for k, site in enumerate(self.sites):

@@ -18,6 +18,7 @@ from ._depth import Depth, dress
 from ._keys import causal_key, shading_keys
 from ._style import COLOURS, FAINT, INK, NAMES, SMALL, axes_for, marker_size, ramp, styled, tint
 from ._tables import keep, need, probe_lines, span_family
+from ._way import lost_at, reach, told
 
 PLACES: Final = ("objects", "image", "question", "last")
 # the half-heights of a row's two lanes, in rows: the direct run, and below it the cascaded run for reference
@@ -160,23 +161,17 @@ def _locus(ax: Axes, verdict: Verdict, depth: Depth, places: list[str]) -> None:
 
 
 def _across(verdict: Verdict, depth: Depth, stack: str) -> tuple[int, int] | None:
-    run = depth.run(stack)
-    if run is None or stack != "lm" or verdict.layer is None:
-        return run
-    low, high = verdict.interval or (verdict.layer, verdict.layer)
-    ends = depth.layer(low), depth.layer(high)
-    return run if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+    site = lost_at(verdict)
+    found = reach(verdict, depth) if site is not None and site.stack == stack else None
+    return depth.run(stack) if found is None else found
 
 
 def _headline(ax: Axes, verdict: Verdict) -> None:
-    where = "" if verdict.layer is None else f", decoder layer {verdict.layer}"
-    if verdict.interval is not None:
-        where += f" [{verdict.interval[0]}, {verdict.interval[1]}]"
     meaning = fill(LOCI.get(verdict.locus, ""), 46)
     ax.set_title(meaning, loc="left", fontsize=6.5, pad=_ABOVE, linespacing=1.2)
     lift = _ABOVE + 2 + 8.2 * len(meaning.splitlines())
     ax.annotate(
-        f"{verdict.locus.replace('_', ' ')}{where}", (0, 1), (0, lift), xycoords="axes fraction",
+        told(verdict), (0, 1), (0, lift), xycoords="axes fraction",
         textcoords="offset points", va="bottom", size=7.5, weight="bold", annotation_clip=False,
     )  # fmt: skip
 

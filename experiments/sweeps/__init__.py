@@ -8,6 +8,7 @@ from seamscope.hooks import Vlm
 from ._attention import counterfactual_attention
 from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
 from ._experiment import BACK, EXPERIMENTS, LOCATING, Experiment
+from ._hold import HOLD, hold_sites, holds
 from ._paths import paths
 from ._routes import exits, knockouts
 from ._screen import screen, screen_agreement
@@ -20,13 +21,18 @@ ROUTES: Final[dict[str, Callable[[Vlm], Plan]]] = {
     "knockout": knockouts,
     "exit": exits,
     "attention": counterfactual_attention,
+    HOLD: holds,
 }
+# what of them must be captured
+CAPTURED: Final[dict[str, Callable[[Vlm], list[str]]]] = {HOLD: hold_sites}
 
 __all__ = [
     "BACK",
     "BACK_SPANS",
     "BY",
+    "CAPTURED",
     "EXPERIMENTS",
+    "HOLD",
     "LOCATING",
     "ROUTES",
     "Cell",

@@ -1,0 +1,85 @@
+"""What the report says of a verdict: where, how sure, on what grounds, and whether repairs work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from seamscope.hooks import Site
+
+from ._report_views import interval, number
+from ._verdict import LOCI, Evidence, Repair, Verdict
+
+STACKS: Final = {"vision": "vision tower", "projector": "projector", "lm": "decoder"}
+STABLE: Final = (
+    (0.95, "very stable under resampling"),
+    (0.8, "stable under resampling"),
+    (0.6, "only fairly stable under resampling"),
+    (0.0, "not stable under resampling"),
+)
+KINDS: Final = {
+    "behaviour": ("Behaviour", "what does the model answer?"),
+    "probe": ("Probes", "is it there?"),
+    "patch": ("Patches", "is it used?"),
+}
+
+
+def site(verdict: Verdict) -> Site | None:
+    """Where it is lost; a verdict with a layer and without a place means the decoder."""
+    if verdict.place is not None:
+        return Site.parse(verdict.place)
+    return None if verdict.layer is None else Site("lm", "resid_post", verdict.layer)
+
+
+def where(verdict: Verdict) -> str:
+    """The part of the model and the layer with its interval, `decoder layer 3 (interval: 2 to 4)`; may be empty."""
+    found = site(verdict)
+    if found is None:
+        return ""
+    layer = "" if found.layer is None else f" layer {found.layer}"
+    between = "" if verdict.interval is None else " (interval: {} to {})".format(*verdict.interval)
+    return f"{STACKS[found.stack]}{layer}{between}"
+
+
+def stability(confidence: float) -> str:
+    """A confidence in words."""
+    return next((words for least, words in STABLE if confidence >= least), "of unknown stability")
+
+
+def losses(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Classes of loss, each with what it means."""
+    return [(name, LOCI.get(name, "")) for name in names]
+
+
+def by_kind(evidence: Sequence[Evidence]) -> list[tuple[str, str, list[Evidence]]]:
+    """The rows of each kind, with the kind's name and what it asks; kinds without rows are left out."""
+    kinds = dict.fromkeys([*KINDS, *(row.kind for row in evidence)])
+    held = {kind: [row for row in evidence if row.kind == kind] for kind in kinds}
+    return [(*KINDS.get(kind, (kind, "")), rows) for kind, rows in held.items() if rows]
+
+
+def repairs_in_words(repairs: Sequence[Repair]) -> str:
+    """What the repair that the verdict names brings right, beside the best of the others."""
+    if not repairs:
+        return "No repair was tried."
+    named, others = ([each for each in repairs if each.named is which] for which in (True, False))
+    told = [f"the repair that the verdict names, {_brought(each)}" for each in named]
+    if others:
+        best = max(others, key=lambda each: -1 if math.isnan(each.restored) else each.restored)
+        told.append(f"the best of the others, {_brought(best)}")
+    sentence = f"Of the answers that fail directly, {'; '.join(told)}."
+    return sentence if named else f"The verdict names none of the repairs that were tried. {sentence}"
+
+
+def _brought(repair: Repair) -> str:
+    share = f"{number(repair.restored)} {interval(repair.low, repair.high)}".strip()
+    control = "" if repair.control is None else f" ({number(repair.control)} with the partner's states)"
+    return f"{repair.name.replace('_', ' ')}, brings right {share}{control}"
+
+
+def spent_rows(spent: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What finding out took, as (name, amount); whole numbers without decimals."""
+    return [
+        (name.replace("_", " "), f"{value:,.{0 if float(value).is_integer() else 1}f}") for name, value in spent.items()
+    ]
