@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINKS = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", TEXT)]
 STAND_INS = {"PATH_OR_HUB_ID": "organism"}  # for what a reader puts in
+FEW = 20  # items, of which a verdict can be given
 TINY = ["--n", "6"]
 
 
@@ -62,7 +63,7 @@ def test_every_command_is_one(words: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [each for each in commands() if "--submit" not in each], ids=" ".join)
 def test_every_command_works(here: Path, words: list[str]) -> None:
-    """All of them are run, on six items and on the organism in the place of the reader's own model.
+    """All of them are run, on few items and on the organism in the place of the reader's own model.
 
     tests/experiments/test_slurm.py runs the one that needs a cluster.
     """
@@ -70,6 +71,8 @@ def test_every_command_works(here: Path, words: list[str]) -> None:
     if words[0] == "store":  # of a run that is there
         CliRunner().invoke(_cli.app, ["capture", *TINY, "--out", words[-1]])
     tiny = [] if words[0] in ("doctor", "store") or words == ["tasks"] else TINY
+    if words[0] in ("locate", "demo"):
+        tiny = ["--n", str(FEW)]
     result = CliRunner().invoke(_cli.app, [*words, *tiny])
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stdout
@@ -78,7 +81,7 @@ def test_every_command_works(here: Path, words: list[str]) -> None:
 def write_records(file: Path) -> None:
     """Cards as a user's own records, each with its partner."""
     task, rows = get("cards.sort"), []
-    for item in task.items(6):
+    for item in task.items(FEW):
         pair = [item, task.partner(item)]
         for mine, other in (pair, pair[::-1]):
             picture = file.parent / f"{mine.id}.png"
@@ -95,7 +98,7 @@ def write_records(file: Path) -> None:
                     "boxes": [[box.left, box.top, box.right, box.bottom] for box in mine.boxes],
                 }
             )
-    half = len(rows) // 2  # six records are asked for: let them be of six pairs
+    half = FEW  # the first half are asked for: let them be of different pairs
     rows = [rows[2 * k] for k in range(half)] + [rows[2 * k + 1] for k in range(half)]
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -301,3 +303,107 @@ def verdict(locus: str = "too_late", layer: int | None = 3, **changes: object) -
         "evidence": (evidence, patch),
     }
     return Verdict(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+GROUPS = 40
+
+
+def path_table(lost: str | None = None, *, vision: int = 3, lm: int = 6, every: int = 1, seed: int = 5) -> pd.DataFrame:
+    """Two objects of each pair, named nearly always, and from the place `lost` on by chance, 0.2; every so many layers.
+
+    The rows of text runs are those of the words, which are always named.
+    """
+    rng, rows, held = np.random.default_rng(seed), [], True
+    tower = [f"vision.{k}.resid_post" for k in range(0, vision, every)]
+    decoder = [f"lm.{k}.resid_post" for k in range(0, lm, every)]
+    for site in (*tower, "projector.out", "lm.embed", *decoder):
+        held = held and site != lost
+        rows += _pairs(rng, "direct", site, "objects", 0.96 if held else 0.2, objects=2)
+    return pd.DataFrame([*rows, *_pairs(rng, "oracle", "lm.embed", "objects", 1.0, objects=2)])
+
+
+def reading_table(arrival: int | None = 3, *, lm: int = 6, seed: int = 6) -> pd.DataFrame:
+    """Direct runs hold the objects at the reading positions from the layer `arrival` on, text runs everywhere."""
+    rng, rows = np.random.default_rng(seed), []
+    for condition in ("direct", "oracle"):
+        for span in ("last", "question"):
+            for k in range(lm):
+                there = condition == "oracle" or (arrival is not None and k >= arrival)
+                rows += _pairs(rng, condition, f"lm.{k}.resid_post", span, 0.95 if there else 0.2)
+                rows += _pairs(rng, condition, f"lm.{k}.resid_post", span, 0.2, kind="answer")
+    return pd.DataFrame(rows)
+
+
+def _pairs(
+    rng: np.random.Generator,
+    condition: str,
+    site: str,
+    span: str,
+    share: float,
+    *,
+    objects: int = 1,
+    kind: str = "object",
+) -> list[dict[str, object]]:
+    """A row per pair and object: named with that share, told apart with what it leaves beyond chance."""
+    rows = []
+    for group, number in itertools.product(range(GROUPS), range(objects)):
+        apart = 0.5 + 0.5 * max(0.0, (share - 0.2) / 0.8)
+        rows.append(
+            {
+                **{"condition": condition, "site": site, "kind": kind, "group": f"g{group}", "span": span},
+                **{"right": float(rng.random() < apart), "control": float(rng.random() < 0.5), "object": number},
+                **{"named": float(rng.binomial(2, share)) / 2, "named_control": float(rng.binomial(2, 0.2)) / 2},
+                "floor": 0.2,
+            }
+        )
+    return rows
+
+
+def outcomes_table(able: int = 36, failing: int = 30) -> pd.DataFrame:
+    """The first groups are answered from the gold intermediate; the first of these fail directly."""
+    return pd.DataFrame(
+        {
+            **{"id": f"g{k}", "group": f"g{k}", "task": "cards.sort", "condition": condition},
+            **{"output": "", "correct": k < able and not lost},
+        }
+        for k in range(GROUPS)
+        for condition, lost in (("direct", k < failing), ("oracle", False))
+    )
+
+
+def needs_table(read: int = 2, *, lm: int = 6, seed: int = 7) -> pd.DataFrame:
+    """Text runs lose nearly the whole answer when the words are exchanged behind a layer up to `read`."""
+    rng, rows = np.random.default_rng(seed), []
+    for group, k in itertools.product(range(GROUPS), range(lm)):
+        base, ceiling = -0.3, -4.0 + rng.normal(0, 0.3)
+        lost = (0.9 if k <= read else 0.05) * (base - ceiling) + rng.normal(0, 0.2)
+        rows.append(_swept("text_noise", k, "objects", group, base=base, ceiling=ceiling, patched=base - lost))
+    return pd.DataFrame(rows)
+
+
+def moved_table(experiment: str, shares: tuple[float, ...], *, control: float = 0.1, seed: int = 8) -> pd.DataFrame:
+    """By layer, the share of answers that come right, and with the partner's states."""
+    rng, rows = np.random.default_rng(seed), []
+    span = "image" if experiment == "hold" else "reading"
+    for group, (k, share) in itertools.product(range(GROUPS), enumerate(shares)):
+        for name, chance in ((experiment, share), (f"{experiment}_control", control)):
+            rows.append(_swept(name, k, span, group, right=bool(rng.random() < chance)))
+    return pd.DataFrame(rows)
+
+
+def _swept(experiment: str, layer: int, span: str, group: int, **found: object) -> dict[str, object]:
+    site = f"lm.{layer}.resid_post"
+    own = {"experiment": experiment, "source_site": site, "target_site": site, "span": span}
+    return {"id": f"g{group}", "group": f"g{group}", **own, "base_right": False, **found}
+
+
+def located_tables(lost: str = "lm.2.resid_post") -> dict[str, pd.DataFrame]:
+    """All tables of the locator at once."""
+    return {
+        "answers": outcomes_table(),
+        "path": path_table(lost),
+        "reading": reading_table(),
+        "needs": needs_table(),
+        "hold": moved_table("hold", (0.9, 0.9, 0.9, 0.0, 0.0)),
+        "given": moved_table("cross", (0.9, 0.9, 0.9, 0.4, 0.2, 0.2)),
+    }

@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from seamscope.activations import open_store
-from seamscope.experiments import _cli, _model
+from seamscope.experiments import _cli, _demo, _model
 from seamscope.experiments._options import emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
@@ -139,7 +139,7 @@ class TestRefusals:
     def test_models_and_tasks(self, command: str, words: tuple[str, ...], told: str) -> None:
         assert told in refused(command, *words)
 
-    @pytest.mark.parametrize("command", STUDY_COMMANDS)
+    @pytest.mark.parametrize("command", [each for each in STUDY_COMMANDS if each != "locate"])
     @pytest.mark.parametrize(
         ("words", "told"),
         [
@@ -148,6 +148,15 @@ class TestRefusals:
             (("--spans", "lasst"), "unknown span set 'lasst'; nearest: last; one of: objects, image"),
             (("--spans", "objects+redding"), "unknown span set 'redding'; nearest: reading"),
             (("--sites", "projector.out", "--spans", "last"), "projector.out holds image patches only; add the span"),
+        ],
+    )
+    def test_sites_and_spans(self, command: str, words: tuple[str, ...], told: str) -> None:
+        assert told in refused(command, "--n", "6", *words)
+
+    @pytest.mark.parametrize("command", STUDY_COMMANDS)
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
             (("--profile", "big"), "unknown profile 'big'; one of: small, full"),
             (("--device", "gpu"), "cannot use device 'gpu'; expected auto, cpu, cuda"),
             (("--dtype", "float1"), "unknown dtype 'float1'; expected auto, float32"),
@@ -186,15 +195,23 @@ class TestRefusals:
     def test_too_few_items_for_the_folds(self, command: str) -> None:
         assert "5 folds; 3 groups of items are too few" in refused(command, "--n", "3")
 
-    @pytest.mark.parametrize(
-        ("words", "told"),
-        [
-            (("--spans", "objects"), "--spans must name objects, question, last, reading; question, last, reading is"),
-            (("--sites", "lm.1.resid_post"), "--sites must name every lm.*.resid_post; lm.0.resid_post is missing"),
-        ],
-    )
-    def test_a_part_of_the_evidence(self, words: tuple[str, ...], told: str) -> None:
-        assert told in refused("locate", "--n", "6", *words)
+    def test_too_few_items_to_tell_partners_apart(self) -> None:
+        assert "to locate, at least 20 items with a partner are needed; raise --n" in refused("locate", "--n", "19")
+
+    @pytest.mark.parametrize("variables", [{"card.0.rank": "5"}, {"suit": "hearts"}])
+    def test_nothing_of_an_object_to_name(self, variables: dict[str, str]) -> None:
+        boxes = [[0, 0, 9, 9], [10, 0, 19, 9]]
+        rows = [
+            {**RECORD, "id": str(k), "pair": str((k + 20) % 40), "variables": variables, "boxes": boxes}
+            | {"intermediate": [str(k), "ace"], "answer": f"{k} ace"}
+            for k in range(40)
+        ]
+        told = "to locate, a variable of an object, such as card.0.rank, has to differ between records"
+        assert told in refused("locate", "--task", records(*rows), "--n", "20")
+
+    @pytest.mark.parametrize(("option", "value"), [("sites", "lm.*.resid_post"), ("spans", "last")])
+    def test_what_the_locator_chooses(self, option: str, value: str) -> None:
+        assert refused("locate", f"--{option}", value) == f"locate chooses its own {option}; leave out --{option}"
 
     @pytest.mark.parametrize("command", [*STUDY_COMMANDS, "demo"])
     def test_an_out_that_is_not_ours(self, here: Path, command: str) -> None:
@@ -310,22 +327,28 @@ class TestCommands:
         assert json.loads(found)["rows"] == {"direct": 4, "cascaded": 4}
 
     @pytest.mark.slow
-    def test_the_whole_path(self, here: Path) -> None:
-        """Down to a verdict and a report; the report can be written anew, without the model."""
-        words = ("demo", "--n", "6", "--out", "runs/demo")
+    def test_the_whole_path(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Down to verdicts and reports; they can be written anew, without the model."""
+        planted = ("none.composing-cards.sum", "overwritten-1.composing-cards.sum")
+        monkeypatch.setattr(_demo, "PLANTED", planted)
+        words = ("demo", "--n", "24", "--out", "runs/demo")
         shown = succeed(*words).stdout
         assert "verdict for organism on cards.sum" in shown
         assert all(name in shown for name in DATA_SETS)
         verdict = json.loads((here / "runs/demo/verdict.json").read_text())
         assert verdict["task"] == "cards.sum"
-        page = here / "runs/demo/report.html"
-        before = page.read_bytes()
-        page.unlink()
+        found = json.loads((here / "runs/demo/planted" / planted[1] / "verdict.json").read_text())
+        assert (found["locus"], found["place"]) == ("overwritten", "lm.1.resid_post")
+        pages = [here / "runs/demo" / name for name in ("report.html", "comparison.html")]
+        before = [page.read_bytes() for page in pages]
+        for page in pages:
+            page.unlink()
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(_model, "load_vlm", lambda *_, **__: pytest.fail("a finished run loaded the model"))
             assert json.loads(succeed("report", "runs/demo", "--json").stdout) == {"report": "runs/demo/report.html"}
-            assert json.loads(succeed(*words, "--json").stdout)["locus"] == verdict["locus"]
-        assert page.read_bytes() == before
+            again = json.loads(succeed(*words, "--json").stdout)
+            assert [each["locus"] for each in again["verdicts"]] == [verdict["locus"], "none", "overwritten"]
+        assert [page.read_bytes() for page in pages] == before
 
 
 @pytest.mark.slow
@@ -349,9 +372,7 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
     assert not (killed / "probes.csv").exists()
     succeed(*words, str(killed))
     succeed(*words, str(whole))
-    assert (
-        tables(killed).keys() == tables(whole).keys() == {"probes.csv", "probe_hits.csv", "transfer.csv", "curves.csv"}
-    )
+    assert tables(killed).keys() == tables(whole).keys() == {"probes.csv", "transfer.csv", "curves.csv"}
     for name, table in tables(whole).items():
         pd.testing.assert_frame_equal(tables(killed)[name], table)
     for name in ("activations.h5", "untrained.h5"):

@@ -25,7 +25,7 @@ def test_from_gap_to_report(
 ) -> None:
     """Models of noise answer nothing, so the textual skill is to blame; every table and figure is there."""
     model, run = BUILDERS[name](tmp_path / name), tmp_path / "run"
-    given = ["--model", str(model), "--device", "cpu", "--n", "8", "--batch-size", "16", "--out", str(run)]
+    given = ["--model", str(model), "--device", "cpu", "--n", "20", "--batch-size", "16", "--out", str(run)]
     for command in ("gap", "capture", "probe", "patch", "locate"):
         monkeypatch.setattr("sys.argv", ["seamscope", command, *given])
         with pytest.raises(SystemExit) as stopped:

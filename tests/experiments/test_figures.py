@@ -30,6 +30,7 @@ from ._synthetic import (
     transfer_table,
     verdict,
 )
+from .test_figures_locator import DRAWN as LOCATED
 from .test_figures_patch import DRAWN as SWEPT
 
 GAP, PROBES, EFFECTS = gap_table(), probes_table(), effects_table()
@@ -823,5 +824,5 @@ class TestSave:
 
 
 def test_exports():
-    assert set(figures.__all__) == {*DRAWN, *SWEPT, "COLOURS", "Saved", "save"}
+    assert set(figures.__all__) == {*DRAWN, *SWEPT, *LOCATED, "COLOURS", "Saved", "save"}
     assert json.dumps(figures.COLOURS)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from seamscope.experiments import _plate, _study
 from seamscope.experiments._plates import OTHERS, drafts_of, draw_plates
+from seamscope.experiments._plates_locator import LOCATED
 from seamscope.experiments._report import SECTIONS
 from seamscope.experiments._run import Run, Settings
 from seamscope.experiments.figures import Saved
@@ -20,6 +20,7 @@ from ._synthetic import (
     gap_table,
     grid_table,
     lens_table,
+    located_tables,
     probes_table,
     transfer_table,
     verdict,
@@ -34,6 +35,7 @@ TABLES = {
     "lens.tuned": lens_table(),
     "decodable_causal": causal_table(),
     "effects": effects_table(),
+    **located_tables(),
 }
 FIGURES = {
     "gap": {"gap": "gap"},
@@ -62,6 +64,9 @@ FIGURES = {
         "backpatch_last": "patching",
         "backpatch_objects": "patching",
     },
+    "path": {"way": "path"},
+    "needs": {"by_layer": "patching"},
+    **{name: {} for name in ("reading", "hold", "given", "answers")},  # none of them is enough by itself
 }
 
 
@@ -217,23 +222,30 @@ class TestStudy:
     @pytest.fixture
     def study(self, tmp_path):
         made = _study.Study(Run(tmp_path / "run", Settings(task="cards.sort", n=2)))
-        answers = pd.DataFrame(columns=["id", "condition", "output", "correct"])
-        known = {name: TABLES[name] for name in ("gap", "probes", "effects")}
-        made.__dict__.update(known, answers=answers, verdict=verdict())  # no model runs
-        made.run.path("verdict.json").write_text(json.dumps({}))
+        answers = pd.DataFrame(columns=list(TABLES["answers"].columns))
+        made.__dict__.update(gap=TABLES["gap"], answers=answers, verdict=verdict())  # no model runs
         return made
 
     def test_a_report_makes_no_table_that_nobody_asked_for(self, study):
         page = study.report().read_text(encoding="utf-8")
-        assert not [name for name in OTHERS if study.run.has(f"{name}.csv")]
+        assert not [name for name in ("probes", "effects", *OTHERS) if study.run.has(f"{name}.csv")]
         assert "<h3>What the layers would say</h3>" not in page
-        assert study.run.has("figures/probes.png")
+        assert [path.name for path in (study.run.folder / "figures").glob("*.png")] == ["gap.png"]
+
+    def test_a_report_of_a_run_that_has_the_locators_tables_alone(self, study):
+        for name in LOCATED:
+            study.run.derive(name, TABLES[name])
+        study.__dict__["answers"] = TABLES["answers"]
+        page = study.report().read_text(encoding="utf-8")
+        assert {path.stem for path in (study.run.folder / "figures").glob("*.png")} == {"gap", "way", "by_layer"}
+        assert "The way of the intermediate at fixed sites" in page
+        assert "Probe accuracy of" not in page
 
     def test_a_report_draws_what_the_folder_holds(self, study):
-        held = OTHERS[::2]
+        held = ("probes", *OTHERS[::2])
         for name in held:
             study.run.derive(name, TABLES[name])
         page = study.report().read_text(encoding="utf-8")
-        for name in OTHERS:
+        for name in ("probes", "effects", *OTHERS):
             for figure in FIGURES[name]:
                 assert (f"figures/{figure}.pdf" in page) == (name in held)

@@ -9,8 +9,7 @@ import pytest
 
 from seamscope.activations import open_store
 from seamscope.experiments import Run, Settings, Study
-from seamscope.experiments._probing import _kind, item_hits, object_of, shared_targets
-from seamscope.experiments.tasks import CardsSum
+from seamscope.experiments._probing import object_of, shared_targets
 
 SITES = ("vision.3.resid_post", "projector.out", "lm.0.resid_post", "lm.4.resid_post", "lm.7.resid_post")
 
@@ -74,19 +73,6 @@ def test_direct_and_cascaded_stand_side_by_side(study: Study) -> None:
     assert {f"intermediate.{k}" for k in range(3)} < spans["cascaded"]
 
 
-def test_item_hits_average_back_to_the_table(study: Study) -> None:
-    hits = study._probe_tables[1]
-    chosen = hits[(hits.condition == "direct") & (hits.site == "lm.4.resid_post") & (hits.span == "objects")]
-    rows = study.probes[(study.probes.condition == "direct") & (study.probes.site == "lm.4.resid_post")]
-    rows = rows[rows.span.str.startswith("image.object")]
-    suits = rows.target.str.endswith("suit")
-    details = chosen[chosen.kind == "detail"]
-    assert details.correct.mean() == pytest.approx(rows[suits].accuracy.mean(), abs=0.01)
-    chosen, rows = chosen[chosen.kind == "object"], rows[~suits]
-    assert chosen.correct.mean() == pytest.approx(rows.accuracy.mean(), abs=0.01)
-    assert len(chosen) == 80
-
-
 def test_partners_share_a_group_in_the_store(study: Study) -> None:
     study.store().close()
     with open_store(study.run.folder / "activations.h5") as store:
@@ -133,23 +119,3 @@ def test_words_are_read_before_the_first_layer_where_they_stand(tmp_path: Path) 
     assert same.recentred_accuracy < 0.25
     again = Study(Run(tmp_path / "run", small.settings))
     pd.testing.assert_frame_equal(again.transfer, small.transfer)
-
-
-def test_hits_of_an_answer_are_kept_apart() -> None:
-    grid = pd.DataFrame(
-        {
-            "condition": "direct", "site": "lm.0.resid_post", "stack": "lm", "layer": 0, "span": "last",
-            "target": ["sum", "card.0.rank"], "chance": 0.1,
-            "groups": [["a", "b"], ["a", "b"]], "correct": [[True, False], [True, True]],
-            "control_correct": [[False, False]] * 2, "shuffled_correct": [[False, True]] * 2,
-        }
-    )  # fmt: skip
-    hits = item_hits(grid)
-    assert list(hits[hits.kind == "answer"].correct) == [1, 0]
-    assert list(hits[hits.kind == "object"].correct) == [1, 1]
-
-
-def test_hits_of_what_no_answer_depends_on_are_kept_apart() -> None:
-    assert CardsSum().needs == ("card.*.rank", "lowest", "sum")
-    kinds = {name: _kind(name, CardsSum().needs) for name in ("card.0.rank", "card.2.suit", "sum")}
-    assert kinds == {"card.0.rank": "object", "card.2.suit": "detail", "sum": "answer"}

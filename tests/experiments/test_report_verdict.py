@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from seamscope.experiments._report_verdict import (
+    by_kind,
+    losses,
+    repairs_in_words,
+    site,
+    spent_rows,
+    stability,
+    where,
+)
+from seamscope.experiments._verdict import LOCI, Repair
+from seamscope.hooks import SiteError
+
+from ._synthetic import verdict
+
+LATE = Repair(
+    **{"name": "deliver_earlier", "words": "Its own later state, earlier.", "mends": "too_late", "named": True},
+    **{"restored": 0.6, "low": 0.5, "high": 0.7, "control": 0.1, "n": 90},
+)
+ROUTE = replace(LATE, name="strengthen_route", named=False, restored=0.2, low=0.1, high=0.3, control=None)
+WORST = replace(ROUTE, name="restore_projector", restored=float("nan"), low=float("nan"), high=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "place", "told"),
+    [
+        (3, None, "decoder layer 3 (interval: 2 to 4)"),
+        (3, "lm.3.resid_post", "decoder layer 3 (interval: 2 to 4)"),
+        (2, "vision.2.resid_post", "vision tower layer 2 (interval: 1 to 3)"),
+        (None, "projector.out", "projector"),
+        (None, None, ""),
+    ],
+)
+def test_a_place_is_told_with_its_part_of_the_model(layer, place, told):
+    assert where(verdict(layer=layer, place=place)) == told
+    assert (site(verdict(layer=layer, place=place)) is None) == (told == "")
+
+
+def test_a_place_that_is_no_site_is_refused():
+    with pytest.raises(SiteError, match=r"unknown site 'lm\.L\.somewhere'"):
+        where(verdict(place="lm.3.somewhere"))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [(1.0, "very stable"), (0.94, "stable"), (0.6, "only fairly"), (0.2, "not stable"), (float("nan"), "of unknown")],
+)
+def test_a_confidence_is_told_in_words(confidence, told):
+    assert stability(confidence).startswith(told)
+
+
+def test_losses_are_told_with_what_they_mean():
+    assert losses(["not_used", "strange"]) == [("not_used", LOCI["not_used"]), ("strange", "")]
+
+
+def test_evidence_is_sorted_by_kind_and_none_is_lost():
+    probe, patch = verdict().evidence
+    other = replace(probe, kind="hearsay")
+    groups = by_kind([patch, other, probe, patch])
+    assert groups == [
+        ("Probes", "is it there?", [probe]),
+        ("Patches", "is it used?", [patch, patch]),
+        ("hearsay", "", [other]),
+    ]
+
+
+class TestRepairs:
+    def test_the_named_one_stands_beside_the_best_of_the_others(self):
+        told = repairs_in_words([WORST, ROUTE, LATE])
+        assert told == (
+            "Of the answers that fail directly, the repair that the verdict names, deliver earlier, brings right "
+            "0.60 [0.50, 0.70] (0.10 with the partner's states); the best of the others, strengthen route, brings "
+            "right 0.20 [0.10, 0.30]."
+        )
+
+    def test_a_named_one_that_does_worse_is_told_so_too(self):
+        told = repairs_in_words([replace(LATE, restored=0.1), ROUTE])
+        assert "names, deliver earlier, brings right 0.10" in told
+        assert "the best of the others, strengthen route, brings right 0.20" in told
+
+    def test_none_named_and_none_tried(self):
+        assert repairs_in_words([ROUTE]).startswith("The verdict names none of the repairs that were tried. Of the")
+        assert "others" not in repairs_in_words([LATE])
+        assert repairs_in_words([]) == "No repair was tried."
+
+
+def test_what_was_spent_is_told_in_whole_numbers_where_it_is_whole():
+    spent = {"forward_passes": 12345, "seconds": 80.46, "hours": 2.0}
+    assert spent_rows(spent) == [("forward passes", "12,345"), ("seconds", "80.5"), ("hours", "2")]
