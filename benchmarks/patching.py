@@ -347,7 +347,7 @@ def compare(shape: Shape, setting: Setting, *, sample: int, repeats: int, swept:
     for part in range(repeats):  # in turn, as other work on the machine comes and goes
         rates.append(rate(case, many, arithmetic))
         text.append(ours(case, grids["text"], proofs=0))
-        case.vlm.wiring.proofs.clear()
+        case.vlm.proofs.asked.clear()
         proven.append(ours(case, grids["text"]))
         parts.append(run_ways(case, ways, places[part::repeats]))
     whole = ours(case, grids["whole"])
