@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxproc
 # Threads that wait without spinning: without this, a busy machine makes small models a hundred times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check organism clean
+.PHONY: demo test check organism taught clean
 
 demo: $(READY)
 	$(BIN)/seamscope demo --out runs/demo
@@ -31,6 +31,9 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
+
+taught: $(READY)
+	$(BIN)/python -m seamscope.experiments.organism.train_taught
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
