@@ -152,7 +152,7 @@ def agreed(records: Sequence[Record]) -> dict[str, Any]:
         "contradicts": rate([each["locus"] not in (common, "cannot_tell") for each in records]),
         "layer": layer,
         "places": dict(Counter(each["place"] for each in same if each["place"] is not None)),
-        "also": dict(Counter(chain.from_iterable(each["also"] for each in records))),
+        "also": dict(Counter(loss["locus"] for each in records for loss in each["also"])),
         "confidence": float(np.mean([each["confidence"] for each in records])),
         "stable": None if len(records) < FEWEST else steady and all(each["estimate"] >= ENOUGH for each in rates),
     }

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from seamscope.hooks import Vlm, load_vlm
 
-from .organism._faults import PREFIX, plant
+from .organism._faults import PREFIX, find, plant
 
 if TYPE_CHECKING:
     from ._run import Settings
+
+
+def task_of(model: str) -> str | None:
+    """The task that a planted model belongs to; None for other models."""
+    return find(model).task if model.startswith(PREFIX) else None
 
 
 def load(settings: Settings, *, untrained: bool = False) -> Vlm:

@@ -18,6 +18,7 @@ import typer
 from seamscope.hooks import RunError, SeamscopeError
 
 from ._json import plain
+from ._model import task_of
 from ._run import check_place
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ Model = Annotated[
 OtherModel = Annotated[str | None, typer.Option("--model", "-m", help="The run's model; another is refused.")]
 ModelArgument = Annotated[str | None, typer.Argument(help="The same as --model.", metavar="[MODEL]")]
 TaskName = Annotated[str, typer.Option("--task", "-t", help="A task (see `seamscope tasks`) or a .jsonl file.")]
+OwnTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        "-t",
+        help="A task (see `seamscope tasks`) or a .jsonl file; if not said, cards.sum, or that of a planted model.",
+        show_default=False,
+    ),
+]
 Count = Annotated[int, typer.Option("--n", "-n", min=2, help="How many items.")]
 Profile = Annotated[str, typer.Option(help="small (the organism's canvas and words) or full (448 px).")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of items, splits and bootstraps.")]
@@ -86,7 +96,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def asked(
     model: Model = "organism",
-    task: TaskName = "cards.sum",
+    task: OwnTask = None,
     n: Count = 200,
     profile: Profile = "small",
     seed: Seed = 0,
@@ -99,7 +109,7 @@ def asked(
     batch_size: BatchSize = 64,
 ) -> dict[str, Any]:
     """The options of every command on a run, by the names of its settings; without those that were not given."""
-    given = {**locals(), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
+    given = {**locals(), "task": task or task_of(model), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from . import figures
 from ._plate import Draft, Tables, Words, extremes
 from ._plates_use import ELSEWHERE
-from ._verdict import Verdict
+from ._verdict import Loss, Verdict, named
 from .figures._causal_layers import layer_rows
 from .figures._side import side_rows
 from .figures._style import NAMES
@@ -36,15 +37,24 @@ TYPES: Final = (
     "thin grey, a control task, random labels for each type of object. Where there are few types, a probe that tells "
     "objects apart learns their random labels as well, and the control rises with the line."
 )
+PANELS: Final = (
+    "Direct runs, with 95 % bands; 0 is chance, 1 is always. Orange, at the objects' own tokens: the share of items that "
+    "linear probes name rightly, of those that are not named rightly by chance. Blue, at the reading positions, where "
+    "the procedure asked for them: how well probes tell an item from its partner."
+)
 RUNS: Final = {"direct": "direct runs", "oracle": "text runs"}
 
 
 def locator_drafts(tables: Tables, *, verdict: Verdict | None = None) -> list[Draft]:
-    """The way, where `path` is there, and the patches by layer; those that count failed answers need `answers`."""
+    """The way, where `path` is there, and the patches by layer; those that count failed answers need `answers`.
+
+    Where a verdict speaks of some objects only, the way of each is drawn, too.
+    """
     held = patches_of(tables)
     rows = layer_rows(**held)
     return [
         *([_way(tables, verdict)] if "path" in tables else []),
+        *([_by_object(tables, verdict)] if "path" in tables and verdict is not None and verdict.objects else []),
         *([] if rows.empty else [_layers(held, rows, verdict)]),
     ]
 
@@ -58,10 +68,7 @@ def comparison_draft(paths: Tables, *, reading: Tables, verdicts: Mapping[str, V
     where = "; ".join(f"{name}: {told(verdict)}" for name, verdict in verdicts.items())
     words = Words(
         title="The way of the intermediate through each model",
-        caption="Direct runs, with 95 % bands; 0 is chance, 1 is always. Orange, at the objects' own tokens: the share "
-        "of items that linear probes name rightly, of those that are not named rightly by chance. Blue, at the reading "
-        "positions, where the procedure asked for them: how well probes tell an item from its partner. Shaded: the "
-        "place that the verdict names.",
+        caption=f"{PANELS} Shaded: the place that the verdict names.",
         controls=f"chance (dotted); {TYPES}",
         caveat="that what is read is used, nor what the model answers.",
         alt=f"Small curves over the depth of {len(paths)} models, with their verdicts. {where}.",
@@ -117,6 +124,36 @@ def _spoken(rows: pd.DataFrame, marked: str) -> str:
         for (place, condition), table in rows.groupby(["place", "condition"], sort=False)
     ]
     return f"{'; '.join(lines)}.{marked}"
+
+
+def _by_object(tables: Tables, verdict: Verdict) -> Draft:
+    """Each object that most items have, on its own."""
+    path, reading = tables["path"], tables.get("reading", pd.DataFrame(columns=["object"]))
+    counts = path[path.condition == "direct"].dropna(subset="named").groupby("object").group.nunique()
+    numbers = [int(number) for number in counts.index[counts >= path.group.nunique() / 2]]
+    paths, readings = ({named([k]): table[table.object == k] for k in numbers} for table in (path, reading))
+    verdicts = {named([k]): _alone(verdict, loss) for loss in verdict.losses for k in loss.objects}
+    where = "; ".join(f"{name}: {told(each)}" for name, each in verdicts.items())
+    words = Words(
+        title="The way of each object",
+        caption=f"{PANELS} Here it is an item and a partner with another object there. Shaded: where it is lost.",
+        controls=f"chance (dotted); {TYPES}",
+        caveat="that an object of which nothing is said is used.",
+        alt=f"Small curves over the depth of the model, one for each of {len(paths)} objects. {where}.",
+    )
+    return Draft(
+        name="by_object",
+        draw=lambda: figures.side_by_side(paths, reading=readings, verdicts=verdicts),
+        data=side_rows(paths, readings).rename(columns={"model": "object"}),
+        words=words,
+        section="path",
+    )
+
+
+def _alone(verdict: Verdict, loss: Loss) -> Verdict:
+    """What a verdict says of the objects of one loss."""
+    interval = verdict.interval if loss.place == verdict.place else None
+    return replace(verdict, locus=loss.locus, place=loss.place, layer=None, interval=interval)
 
 
 def _layers(held: Tables, rows: pd.DataFrame, verdict: Verdict | None) -> Draft:

@@ -9,7 +9,7 @@ from typing import Final
 from seamscope.hooks import Site
 
 from ._report_views import interval, number
-from ._verdict import LOCI, Evidence, Repair, Verdict
+from ._verdict import LOCI, Evidence, Loss, Repair, Verdict, named
 
 STACKS: Final = {"vision": "vision tower", "projector": "projector", "lm": "decoder"}
 STABLE: Final = (
@@ -47,9 +47,13 @@ def stability(confidence: float) -> str:
     return next((words for least, words in STABLE if confidence >= least), "of unknown stability")
 
 
-def losses(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Classes of loss, each with what it means."""
-    return [(name, LOCI.get(name, "")) for name in names]
+def losses(found: Iterable[Loss]) -> list[tuple[str, str, str]]:
+    """Losses, each with what its class means, and of which objects it is and where."""
+    return [(each.locus, LOCI.get(each.locus, ""), _of_objects(each)) for each in found]
+
+
+def _of_objects(loss: Loss) -> str:
+    return f"of {named(loss.objects)}" + ("" if loss.place is None else f", at {loss.place}")
 
 
 def by_kind(evidence: Sequence[Evidence]) -> list[tuple[str, str, list[Evidence]]]:

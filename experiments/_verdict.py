@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -77,13 +77,28 @@ class Repair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A loss of some of the objects: its class, the site at which they are lost, and their numbers."""
+
+    locus: str
+    place: str | None
+    objects: tuple[int, ...]
+
+
+def named(objects: Sequence[int]) -> str:
+    """Objects by their numbers."""
+    return f"object{'s' if len(objects) > 1 else ''} {', '.join(map(str, objects))}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Where the intermediate is lost: the class, the layer with its interval, and how sure.
 
     `confidence` is the share of bootstrap resamples of the items in which the same evidence gives the same
     class; it knows nothing of a wrong procedure. `place` is the site at which it is lost, in the tower, the projector
-    or the decoder, and `layer` the number of its layer; both are `None` where the class has none. `also` are further
-    losses that have to be repaired as well. `spent` counts what finding out took.
+    or the decoder, and `layer` the number of its layer; both are `None` where the class has none. `objects` are the
+    numbers of the objects that are lost there, where not all are; `also` are losses of others, which have to be
+    repaired as well. `spent` counts what finding out took.
     """
 
     task: str
@@ -97,9 +112,15 @@ class Verdict:
     gap: dict[str, float]
     evidence: tuple[Evidence, ...]
     place: str | None = None
-    also: tuple[str, ...] = ()
+    objects: tuple[int, ...] = ()
+    also: tuple[Loss, ...] = ()
     repairs: tuple[Repair, ...] = ()
     spent: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """All losses, the first one first."""
+        return (Loss(locus=self.locus, place=self.place, objects=self.objects), *self.also)
 
     def to_json(self) -> dict[str, Any]:
         """Plain types for `verdict.json`; what could not be measured is None."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from .._verdict import LOCI, OVERTURN, Verdict
+from .._verdict import LOCI, OVERTURN, Loss, Verdict, named
 from ._asking import Asking
 from ._decide import Decision, Facts, Thresholds, decide
 from ._evidence import Findings, NotAskedError, Row
 from ._probed import of_object
-from ._tried import all_needed, named, tried
+from ._tried import all_needed, tried
 
 if TYPE_CHECKING:
     from .._study import Study
@@ -60,7 +60,8 @@ def locate(study: Study, *, thresholds: Thresholds | None = None) -> Verdict:
         overturn=" ".join(OVERTURN[each] for each in dict.fromkeys((told.locus, *(loss.locus for loss in told.also)))),
         gap=_gap(study),
         evidence=tuple(findings.notes),
-        also=tuple(dict.fromkeys(each.locus for each in told.also)),
+        objects=told.objects,
+        also=tuple(Loss(locus=each.locus, place=each.place, objects=each.objects) for each in told.also),
         repairs=repairs,
         spent=_spent(findings),
     )

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from .._verdict import Repair
+from .._verdict import Repair, named
 from ._decide import Decision, Thresholds
 from ._evidence import Findings
 from ._hand_over import Spot
@@ -99,11 +99,6 @@ def _plans_by_object(findings: Findings, decision: Decision) -> dict[str, _Plan]
             found[f"hand over {named(loss.objects)} {ALONE}"] = _Plan(told({k}), words)
     found[BEHIND] = _Plan(told(set()), f"{phrase}, from behind their loss")
     return found
-
-
-def named(objects: Sequence[int]) -> str:
-    """Objects by their numbers."""
-    return f"object{'s' if len(objects) > 1 else ''} {', '.join(map(str, objects))}"
 
 
 def _around(findings: Findings, decision: Decision) -> tuple[Spot | None, Spot | None]:

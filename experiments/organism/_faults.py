@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import nn
 
 from seamscope.hooks import ModelError, choose, load_vlm
 
@@ -25,6 +28,8 @@ COMPOSING: Final = "composing"
 TOWER: Final = (0, 1, 2, 3)
 EARLY: Final = (0, 1, 2)
 ENDS: Final = {"cards.sum": ("left", "right"), "cards.sort": ("left", "right"), "rendered_text": ("top", "bottom")}
+SHAKEN: Final = 0.03
+SHAKES: Final = 8  # of each model that composes
 HARMLESS: Final = 6  # from this layer on the composing organism reads nothing of the picture any more
 
 
@@ -34,6 +39,7 @@ class Fault:
 
     `base` is the model that is altered. `locus` and `place` are the truth, a class of `LOCI` and a site; `also` are the
     classes of further losses, of other objects. `trained`: the fault was there when the model learned to speak.
+    `shaken`: the seed by which all weights are moved a little, by `SHAKEN` of their size.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Fault:
     also: tuple[str, ...] = ()
     alterations: tuple[Alteration, ...] = ()
     trained: bool = False
+    shaken: int | None = None
 
     @property
     def held_back(self) -> bool:
@@ -77,7 +84,8 @@ def at(place: str, *, part: str = "all") -> tuple[Alteration, ...]:
 @cache
 def faults() -> dict[str, Fault]:
     """Every planted model, by its name."""
-    return {fault.name: fault for fault in (*_by_intervention(), *_by_training())}
+    made = (*_by_intervention(), *_by_training())
+    return {fault.name: fault for fault in (*made, *_shaken(made))}
 
 
 def _by_intervention() -> Iterator[Fault]:
@@ -159,11 +167,34 @@ def _by_training() -> Iterator[Fault]:
         )
 
 
+def _shaken(made: Iterable[Fault]) -> Iterator[Fault]:
+    """Models that compose, with weights that are a little off, so that they answer less well."""
+    for fault in made:
+        if fault.locus == "none" and (fault.trained or not fault.alterations):
+            for seed in range(SHAKES):
+                yield replace(fault, name=f"shaken-{seed}.{fault.name}", shaken=seed)
+
+
+def _shake(model: nn.Module, seed: int) -> None:
+    """Move every weight by a normal deviate of its own size; the same seed moves each the same way."""
+    drawn = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + SHAKEN * torch.randn(weight.shape, generator=drawn).to(weight))
+
+
+def find(name: str) -> Fault:
+    """A planted model by its name, without or with `fault:` before it; `ModelError` for an unknown one."""
+    return faults()[choose("planted model", name.removeprefix(PREFIX), faults(), ModelError)]
+
+
 def plant(name: str, **options: Any) -> Vlm:
     """Load a planted model by its name, without or with `fault:` before it; options are those of `load_vlm`."""
-    fault = faults()[choose("planted model", name.removeprefix(PREFIX), faults(), ModelError)]
+    fault = find(name)
     vlm = load_vlm("organism-composing", **options) if fault.base == COMPOSING else graduate(fault.base, **options)
     vlm.name = fault.model
+    if fault.shaken is not None:
+        _shake(vlm.model, fault.shaken)
     if fault.alterations:
         task = generated(fault.task)
         donors = [task.item(k, seed=DONOR_SEED, split="train").prompt("perceive") for k in range(DONORS)]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from seamscope.activations import open_store
 from seamscope.experiments import _cli, _demo, _model
-from seamscope.experiments._options import emit
+from seamscope.experiments._options import asked, emit
 from seamscope.experiments.tasks import DATA_SETS, get
 
 STUDY_COMMANDS = ("gap", "capture", "probe", "lens", "erase", "patch", "locate")
@@ -123,6 +123,19 @@ class TestTasks:
     def test_show_refuses(self, here: Path, words: tuple[str, ...], told: str) -> None:
         (here / "taken").write_text("mine")
         assert told in refused("tasks", "show", *words)
+
+
+class TestPlantedModels:
+    def test_they_are_asked_on_their_own_task_unless_another_is_named(self) -> None:
+        name = "fault:overwritten-1.composing-counting"
+        assert asked(model=name)["task"] == "counting"
+        assert asked(model=name, task="cards.sum")["task"] == "cards.sum"
+        assert "task" not in asked()
+
+    @pytest.mark.parametrize("command", STUDY_COMMANDS)
+    def test_unknown_ones_are_refused(self, command: str) -> None:
+        told = "unknown planted model 'projecter.small-counting'; nearest: projector.small-counting"
+        assert told in refused(command, "--model", "fault:projecter.small-counting")
 
 
 class TestRefusals:

@@ -14,7 +14,7 @@ import torch
 from seamscope.experiments import LOCI, Thresholds
 from seamscope.experiments.organism import _faults
 from seamscope.experiments.organism._alter import Alteration
-from seamscope.experiments.organism._faults import LAYERS, PREFIX, Fault, faults, plant
+from seamscope.experiments.organism._faults import LAYERS, PREFIX, SHAKEN, SHAKES, Fault, faults, plant
 from seamscope.experiments.tasks import DATA_SETS, Item, get
 from seamscope.hooks import Batch, ModelError, Vlm, capture, load_vlm
 from seamscope.probes import pair_contrast
@@ -58,11 +58,11 @@ def base_of(fault: Fault) -> str:
 
 
 def is_plain(fault: Fault) -> bool:
-    return fault.locus == "none" and not fault.alterations and not fault.trained
+    return fault.locus == "none" and not fault.alterations and not fault.trained and fault.shaken is None
 
 
 def is_harmless(fault: Fault) -> bool:
-    return fault.locus == "none" and not is_plain(fault)
+    return fault.locus == "none" and not is_plain(fault) and fault.shaken is None
 
 
 def test_names_are_unique() -> None:
@@ -180,6 +180,31 @@ def test_a_healthy_model_composes(name: str) -> None:
         return
     assert direct(name) > direct(base_of(CATALOGUE[name])) - 0.75 * Thresholds().loss
     assert direct(base_of(CATALOGUE[name])) > 0.85
+
+
+def test_a_shaken_model_composes_less_well_and_always_the_same() -> None:
+    """Every model that composes is shaken as often; what each loses is less than what the locator explains."""
+    shaken = [fault for fault in CATALOGUE.values() if fault.shaken is not None]
+    bases = {f.name for f in CATALOGUE.values() if is_plain(f) or (f.trained and f.locus == "none" and f not in shaken)}
+    assert {fault.name.partition(".")[2] for fault in shaken} == bases
+    assert {fault.locus for fault in shaken} == {"none"}
+    assert len(shaken) == SHAKES * len(bases)
+    name = "shaken-1.none.composing-cards.sum"
+    states = [model.model.state_dict() for model in (planted(name), plant(name, check=False))]
+    plain = planted("none.composing-cards.sum").model.state_dict()
+    for key, weight in states[0].items():
+        assert torch.equal(weight, states[1][key])
+        moved = (weight / plain[key] - 1)[plain[key] != 0].float()
+        assert moved.numel() < 1000 or moved.std().item() == pytest.approx(SHAKEN, rel=0.1)
+    other = planted("shaken-2.none.composing-cards.sum").model.state_dict()
+    assert not any(torch.equal(weight, other[key]) for key, weight in states[0].items() if weight.numel() > 1000)
+
+
+@pytest.mark.parametrize("name", [f.name for f in CATALOGUE.values() if f.shaken == 0])
+def test_what_a_shaken_model_loses_is_not_worth_explaining(name: str) -> None:
+    right = [planted(name).score(asked(CATALOGUE[name].task, condition)).greedy for condition in ("oracle", "direct")]
+    assert accuracy(name, "oracle") > Thresholds().skill
+    assert float((right[0] & ~right[1]).float().sum() / right[0].float().sum()) < Thresholds().loss
 
 
 @pytest.mark.parametrize("name", [f.name for f in CATALOGUE.values() if f.trained and f.locus != "none"])

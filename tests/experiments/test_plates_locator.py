@@ -7,8 +7,10 @@ import pytest
 
 from seamscope.experiments._plates_locator import LOCATED, comparison_draft, locator_drafts
 from seamscope.experiments.figures._causal_layers import layer_rows
+from seamscope.experiments._verdict import Loss
 from seamscope.experiments.figures._way import way_rows
 
+from ._located import shaded
 from ._synthetic import located_tables, outcomes_table, path_table, verdict
 
 TABLES = located_tables()
@@ -95,6 +97,43 @@ class TestWords:
     def test_neither_is_reported_as_the_other(self):
         assert "only patches speak of use" in ALL["way"].words.caveat
         assert "few types" in ALL["way"].words.controls
+
+
+class TestByObject:
+    """A verdict that speaks of some objects: the first is lost in the tower, the second one in the decoder."""
+
+    LOSS = Loss(locus="overwritten", place="lm.2.resid_post", objects=(1,))
+    TWICE = verdict(
+        "not_encoded", 1, place="vision.1.resid_post", interval=(0, 1), objects=(0,), also=(LOSS,)
+    )
+
+    def test_only_then_objects_stand_side_by_side(self):
+        assert list(drafts("path", "reading", verdict=self.TWICE)) == ["way", "by_object"]
+        assert list(drafts("path", verdict=self.TWICE)) == ["way", "by_object"]
+        assert "by_object" not in ALL
+
+    def test_each_has_its_own_numbers_and_its_own_loss(self, tmp_path):
+        draft = drafts("path", "reading", verdict=self.TWICE)["by_object"]
+        figure = draft.draw()
+        titles = [ax.get_title(loc="left") for ax in figure.axes]
+        assert [" ".join(title.split()) for title in titles] == [
+            "not encoded, tower layer 1 [0, 1]",
+            "overwritten, decoder layer 2",
+        ]
+        assert [shaded(ax) for ax in figure.axes] == [(-0.5, 1.5), (5 + 2 - 0.5, 5 + 2 + 0.5)]
+        assert "object 0: not encoded, tower layer 1 [0, 1]; object 1: overwritten, decoder layer 2." in draft.words.alt
+        saved = pd.read_csv(draft.save(tmp_path).saved.csv[0])
+        for number in (0, 1):
+            own = way_rows(TABLES["path"].query("object == @number"), TABLES["reading"].query("object == @number"))
+            own = own[own.condition == "direct"].reset_index(drop=True)
+            drawn = saved[saved.object == f"object {number}"].drop(columns="object").reset_index(drop=True)
+            pd.testing.assert_frame_equal(drawn, own)
+
+    def test_an_object_that_few_items_have_is_not_drawn(self):
+        path = TABLES["path"]
+        rare = path[(path.object == 1) & (path.group.isin(["g0", "g1"]))].assign(object=2)
+        (_, draft) = locator_drafts({"path": pd.concat([path, rare])}, verdict=self.TWICE)
+        assert set(draft.data.object) == {"object 0", "object 1"}
 
 
 class TestSideBySide:

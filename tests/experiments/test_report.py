@@ -21,7 +21,7 @@ from seamscope.experiments._report_views import (
     settings_rows,
 )
 from seamscope.experiments._run import Settings
-from seamscope.experiments._verdict import LOCI, Repair
+from seamscope.experiments._verdict import LOCI, Loss, Repair
 from seamscope.experiments.tasks import get
 from seamscope.hooks import RunError
 
@@ -37,6 +37,7 @@ from ._synthetic import (
 )
 
 GAP, PROBES, EFFECTS, LOCATED = gap_table(), probes_table(), effects_table(), located_tables()
+UNREAD = Loss(locus="not_used", place="lm.1.resid_post", objects=(0, 2))
 REPAIRS = (
     Repair(
         **{"name": "deliver_earlier", "words": "Its own later state, earlier", "mends": "too_late", "named": True},
@@ -143,7 +144,7 @@ def test_the_story_is_told_in_order(tmp_path):
 
 
 def test_the_abstract_tells_it_all_in_one_paragraph(tmp_path):
-    _, source = write(tmp_path, task_summary="sort cards", verdict=verdict(repairs=REPAIRS, also=("not_used",)))
+    _, source = write(tmp_path, task_summary="sort cards", verdict=verdict(repairs=REPAIRS, also=(UNREAD,)))
     (abstract,) = re.findall(r"<p>(A model may name.*?)</p>", source, flags=re.DOTALL)
     told = Page(abstract).text
     for part in (
@@ -198,10 +199,10 @@ def test_the_numbers_follow_the_tables(tmp_path):
 
 
 def test_the_verdict_is_in_words(tmp_path):
-    _, source = write(tmp_path, verdict=verdict(place="lm.3.resid_post", also=("not_used",)))
+    _, source = write(tmp_path, verdict=verdict(place="lm.3.resid_post", also=(UNREAD,)))
     told = section(source, "5 The verdict")
     assert LOCI["too_late"] in told
-    assert LOCI["not_used"] in told
+    assert "not used of objects 0, 2, at lm.1.resid_post : " + LOCI["not_used"] in Page(told).text
     assert "decoder layer 3 (interval: 2 to 4), at lm.3.resid_post" in told
     assert "94 % of bootstrap resamples of the items, which is stable under resampling" in told
     shaky, _ = write(tmp_path, verdict=verdict(confidence=0.4))
@@ -315,7 +316,7 @@ def test_an_example_is_made_from_an_item_and_its_answers():
 def test_hostile_text_is_only_text(tmp_path):
     evil = verdict(
         **dict.fromkeys(("task", "model", "locus", "summary", "overturn"), HOSTILE),
-        also=(HOSTILE,),
+        also=(Loss(locus=HOSTILE, place=HOSTILE, objects=(0,)),),
         repairs=tuple(replace(each, name=HOSTILE, words=HOSTILE, mends=HOSTILE) for each in REPAIRS),
         spent={HOSTILE: 1},
         evidence=tuple(replace(each, question=HOSTILE, kind=HOSTILE, finding=HOSTILE) for each in verdict().evidence),

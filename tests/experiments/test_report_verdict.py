@@ -13,7 +13,7 @@ from seamscope.experiments._report_verdict import (
     stability,
     where,
 )
-from seamscope.experiments._verdict import LOCI, Repair
+from seamscope.experiments._verdict import LOCI, Loss, Repair
 from seamscope.hooks import SiteError
 
 from ._synthetic import verdict
@@ -54,8 +54,15 @@ def test_a_confidence_is_told_in_words(confidence, told):
     assert stability(confidence).startswith(told)
 
 
-def test_losses_are_told_with_what_they_mean():
-    assert losses(["not_used", "strange"]) == [("not_used", LOCI["not_used"]), ("strange", "")]
+def test_losses_are_told_with_what_they_mean_and_of_what():
+    found = [
+        Loss(locus="not_used", place="lm.2.resid_post", objects=(0, 2)),
+        Loss(locus="strange", place=None, objects=(1,)),
+    ]
+    assert losses(found) == [
+        ("not_used", LOCI["not_used"], "of objects 0, 2, at lm.2.resid_post"),
+        ("strange", "", "of object 1"),
+    ]
 
 
 def test_evidence_is_sorted_by_kind_and_none_is_lost():

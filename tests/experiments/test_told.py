@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from seamscope.experiments import LOCI, Run, Settings, Study, Verdict
+from seamscope.experiments._verdict import Loss
 from seamscope.experiments.locator import Decision, Thresholds, _locate, locate
 from seamscope.experiments.locator._locate import RARE, _decided, _summary, _told
 
@@ -90,6 +91,7 @@ def test_resamples_that_differ_in_a_second_loss_ask_for_what_it_takes(monkeypatc
 ONE = Decision(locus="not_encoded", place="vision.1.resid_post", objects=(0,))
 OTHER = Decision(locus="overwritten", place="lm.1.resid_post", objects=(2,))
 BOTH = replace(ONE, also=(OTHER,))
+GONE = Loss(locus=OTHER.locus, place=OTHER.place, objects=OTHER.objects)
 NOT_USED = Decision(locus="not_used", place="lm.2.resid_post", arrival=2, deadline=2)
 
 
@@ -221,7 +223,7 @@ def located(monkeypatch: pytest.MonkeyPatch, shares: Mapping[str, float], **chan
 
 def test_two_losses_that_both_have_to_be_repaired_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = located(monkeypatch, PLANNED)
-    assert (verdict.locus, verdict.place, verdict.also) == ("not_encoded", "vision.1.resid_post", ("overwritten",))
+    assert (verdict.locus, verdict.place, verdict.also) == ("not_encoded", "vision.1.resid_post", (GONE,))
     assert (verdict.layer, verdict.interval, verdict.confidence) == (1, (1, 1), 1.0)
     assert verdict.summary.startswith("Of object 0: ")
     assert "Of object 2: " in verdict.summary
@@ -253,7 +255,7 @@ def test_without_the_second_loss_the_first_is_as_sure_as_by_itself(
     verdict = located(monkeypatch, {**PLANNED, FIRST: PLANNED[TOGETHER]})
     assert (verdict.locus, verdict.also, verdict.confidence) == (locus, (), sure)
     both = located(monkeypatch, PLANNED)  # negative control: repairs confirm it
-    assert (both.locus, both.also, both.confidence) == ("not_encoded", ("overwritten",), 0.6)
+    assert (both.locus, both.also, both.confidence) == ("not_encoded", (GONE,), 0.6)
 
 
 def test_one_loss_needs_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
