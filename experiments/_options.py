@@ -109,7 +109,12 @@ def asked(
     batch_size: BatchSize = 64,
 ) -> dict[str, Any]:
     """The options of every command on a run, by the names of its settings; without those that were not given."""
-    given = {**locals(), "task": task or task_of(model), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
+    given = {
+        **locals(),
+        "task": task or task_of(model),
+        "sites": sites and tuple(sites),
+        "spans": spans and tuple(spans),
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -24,6 +24,7 @@ T = TypeVar("T")
 START: Final = 6.0  # seconds that other processes must save where they have to be started first; it takes about four
 WORTH: Final = 1.0  # where they are there already
 AT_ONCE: Final = 4  # pieces that a process is given together at most, with all that is needed to do them
+TOGETHER: Final = 1.0  # seconds that they take at most; long ones go one by one, so that no process is left with two
 
 
 def side_by_side(
@@ -61,15 +62,17 @@ def side_by_side(
         one_thread() if single else nullcontext(),
         tqdm(total=len(plan), desc=what, unit=unit, disable=not progress) as bar,
     ):
-        start = perf_counter()
+        start, each = perf_counter(), 0.0
         while len(found) < len(plan):
             found.append(do(plan[len(found)]))
             bar.update()
-            left = (perf_counter() - start) / len(found) * (len(plan) - len(found))
+            each = (perf_counter() - start) / len(found)
+            left = each * (len(plan) - len(found))
             if left * (1 - 1 / workers) > (WORTH if _are_running() else START):
                 break
+        most = AT_ONCE if each * AT_ONCE <= TOGETHER else int(TOGETHER / each)
         try:
-            for some in _elsewhere(do, plan[len(found) :], workers):
+            for some in _elsewhere(do, plan[len(found) :], workers, most=most):
                 found += some
                 bar.update(len(some))
         except BrokenProcessPool:  # a process was killed, or cannot do it: here it works, or says why not
@@ -94,9 +97,9 @@ def _are_running() -> bool:
     return getattr(reusable_executor, "_executor", None) is not None
 
 
-def _elsewhere(do: Callable[[P], T], plan: Sequence[P], workers: int) -> Iterator[list[T]]:
+def _elsewhere(do: Callable[[P], T], plan: Sequence[P], workers: int, *, most: int) -> Iterator[list[T]]:
     if plan:
-        size = max(1, min(AT_ONCE, len(plan) // (2 * workers)))
+        size = max(1, min(most, len(plan) // (2 * workers)))
         several = (plan[start : start + size] for start in range(0, len(plan), size))
         yield from Parallel(n_jobs=workers, return_as="generator", max_nbytes=None)(
             delayed(_do)(do, some, os.getpid()) for some in several
@@ -104,7 +107,8 @@ def _elsewhere(do: Callable[[P], T], plan: Sequence[P], workers: int) -> Iterato
 
 
 def _do(do: Callable[[P], T], some: Sequence[P], parent: int) -> list[T]:
-    _end_with(parent)
+    if os.getpid() != parent:  # where joblib cannot start processes, it works in this one
+        _end_with(parent)
     torch.set_num_threads(1)
     return [do(piece) for piece in some]
 

@@ -73,6 +73,8 @@ def test_every_command_works(here: Path, words: list[str]) -> None:
     tiny = [] if words[0] in ("doctor", "store") or words == ["tasks"] else TINY
     if words[0] in ("locate", "demo"):
         tiny = ["--n", str(FEW)]
+    if words[0] in ("probe", "erase") and "--sites" not in words:
+        tiny = [*TINY, "--sites", "lm.[07].resid_post"]
     result = CliRunner().invoke(_cli.app, [*words, *tiny])
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stdout

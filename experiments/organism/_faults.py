@@ -28,7 +28,7 @@ COMPOSING: Final = "composing"
 TOWER: Final = (0, 1, 2, 3)
 EARLY: Final = (0, 1, 2)
 ENDS: Final = {"cards.sum": ("left", "right"), "cards.sort": ("left", "right"), "rendered_text": ("top", "bottom")}
-SHAKEN: Final = 0.03
+SHAKEN: Final = 0.06
 SHAKES: Final = 8  # of each model that composes
 HARMLESS: Final = 6  # from this layer on the composing organism reads nothing of the picture any more
 

@@ -45,7 +45,13 @@ def rows(folder, runs, **options) -> list[str]:
 
 
 def test_models_stand_side_by_side(tmp_path, run):
-    natural = replace(run, name="natural", truth=None, place=None, verdict=verdict(also=(Loss(locus="not_used", place=None, objects=(1,)),)))
+    natural = replace(
+        run,
+        name="natural",
+        truth=None,
+        place=None,
+        verdict=verdict(also=(Loss(locus="not_used", place=None, objects=(1,)),)),
+    )
     late, other = rows(tmp_path, [run, natural])
     assert late == (
         "late report cards.sort, n = 200 too late lm.2.resid_post too late decoder layer 3 (interval: 2 to 4) "
@@ -112,7 +118,10 @@ def test_it_loads_nothing_and_hostile_text_is_only_text(tmp_path, run, plate):
         run,
         name=HOSTILE,
         gap=GAP.assign(task=HOSTILE).drop_duplicates(["task", "subset", "condition"]),
-        verdict=verdict(**dict.fromkeys(("task", "model", "locus", "summary", "overturn"), HOSTILE), also=(Loss(locus=HOSTILE, place=HOSTILE, objects=(0,)),)),
+        verdict=verdict(
+            **dict.fromkeys(("task", "model", "locus", "summary", "overturn"), HOSTILE),
+            also=(Loss(locus=HOSTILE, place=HOSTILE, objects=(0,)),),
+        ),
     )
     path = write_comparison(tmp_path, [evil], title=HOSTILE, note=HOSTILE, figure=plate)
     source = path.read_text(encoding="utf-8")

@@ -89,7 +89,9 @@ class TestSideBySide:
             own = rows[(rows.model == name) & (rows.place == "objects")]
             if name == "healthy":
                 assert own.empty
-                assert any(" ".join(text.split()).startswith("not measured: no loss: direct runs") for text in words(ax))
+                assert any(
+                    " ".join(text.split()).startswith("not measured: no loss: direct runs") for text in words(ax)
+                )
             else:
                 assert line(ax, "objects direct").get_ydata() == pytest.approx(own.score.to_numpy())
         late = figure.axes[2]

@@ -32,7 +32,9 @@ _cli.main()
 
 def start(folder: Path, worth: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SCRIPT, str(worth), *ASKED, *SITES, "--out", str(folder), "--json"]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    environment = {**os.environ, "LOKY_MAX_CPU_COUNT": "2"}
+    return subprocess.Popen(command, start_new_session=True, text=True, env=environment, **pipes)
 
 
 def parts(folder: Path) -> list[Path]:

@@ -103,9 +103,7 @@ class TestByObject:
     """A verdict that speaks of some objects: the first is lost in the tower, the second one in the decoder."""
 
     LOSS = Loss(locus="overwritten", place="lm.2.resid_post", objects=(1,))
-    TWICE = verdict(
-        "not_encoded", 1, place="vision.1.resid_post", interval=(0, 1), objects=(0,), also=(LOSS,)
-    )
+    TWICE = verdict("not_encoded", 1, place="vision.1.resid_post", interval=(0, 1), objects=(0,), also=(LOSS,))
 
     def test_only_then_objects_stand_side_by_side(self):
         assert list(drafts("path", "reading", verdict=self.TWICE)) == ["way", "by_object"]

@@ -202,7 +202,7 @@ def test_the_verdict_is_in_words(tmp_path):
     _, source = write(tmp_path, verdict=verdict(place="lm.3.resid_post", also=(UNREAD,)))
     told = section(source, "5 The verdict")
     assert LOCI["too_late"] in told
-    assert "not used of objects 0, 2, at lm.1.resid_post : " + LOCI["not_used"] in Page(told).text
+    assert "not used of objects 0, 2, at lm.1.resid_post: " + LOCI["not_used"] in Page(told).text
     assert "decoder layer 3 (interval: 2 to 4), at lm.3.resid_post" in told
     assert "94 % of bootstrap resamples of the items, which is stable under resampling" in told
     shaky, _ = write(tmp_path, verdict=verdict(confidence=0.4))

@@ -179,6 +179,22 @@ def test_a_process_that_dies_leaves_its_work_to_this_one(monkeypatch):
         assert side_by_side(fit, range(6), workers=2, what="cells") == list(range(6))
 
 
+@pytest.mark.parametrize(("seconds", "together"), [(0.03, 1), (0.02, 2), (0.0, 4)])
+def test_long_pieces_go_one_by_one(monkeypatch, seconds, together):
+    """Else a process may be left with two of them while others have none."""
+    force_processes(monkeypatch)
+    monkeypatch.setattr(_side_by_side, "TOGETHER", 0.05)
+    given = []
+
+    def elsewhere(do, plan, workers, *, most):
+        given.append(most)
+        yield [do(piece) for piece in plan]
+
+    monkeypatch.setattr(_side_by_side, "_elsewhere", elsewhere)
+    assert side_by_side(lambda k: (time.sleep(seconds), k)[1], range(3), workers=2, what="cells") == [0, 1, 2]
+    assert given == [together]
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Killed, it cannot tell them."""
     script = (
