@@ -8,8 +8,8 @@ the other. `class_accuracy`: the class is right; "cannot tell" is wrong. Of two 
 classes and of one no second; of the baselines, which name one, the first is enough. `layer_within_one`: of the models
 that lose it at a known layer, those of which the verdict names that layer or one beside it, in the same stack; a wrong
 class is wrong; `by_base` is the class by the model that was altered, as those that share it are no independent samples.
-`false_alarm_rate`: of the healthy models, those in which a loss is claimed; to these belong `shaken` ones, whose weights
-are a little off, on items of their own, which count nowhere else.
+`false_alarm_rate`: of the healthy models, those in which a loss is claimed; to these belong `shaken` ones, whose
+weights are a little off, on items of their own, which count nowhere else.
 `expected_calibration_error`: over ten bins of the stated confidence, of the verdicts that claim anything. Intervals are
 exact binomial ones (95 %), that of the calibration error is a bootstrap over models. `baselines` are told by the same
 answers whether there is a loss of theirs to locate; each then has its own method alone.
@@ -268,9 +268,10 @@ def told(found: dict[str, Any]) -> str:
         }
     )
     error = found["expected_calibration_error"]
+    off = f"{error['estimate']:.3f} [{error['low']:.3f}, {error['high']:.3f}]"
     return (
         f"{table.to_string()}\n{found['models']} models, of which {found['cannot_tell']} cannot tell, and "
-        f"{found['shaken']} shaken ones; calibration error {error['estimate']:.3f} [{error['low']:.3f}, {error['high']:.3f}]"
+        f"{found['shaken']} shaken ones; calibration error {off}"
     )
 
 

@@ -109,12 +109,8 @@ def asked(
     batch_size: BatchSize = 64,
 ) -> dict[str, Any]:
     """The options of every command on a run, by the names of its settings; without those that were not given."""
-    given = {
-        **locals(),
-        "task": task or task_of(model),
-        "sites": sites and tuple(sites),
-        "spans": spans and tuple(spans),
-    }
+    given = {**locals(), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
+    given["task"] = task or task_of(model)
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -179,9 +175,10 @@ def _percent(row: Any) -> str:
 def verdict_text(verdict: Verdict) -> str:
     """A verdict with its evidence, for a reader."""
     from ._report_verdict import where
+    from ._verdict import named
 
     place = f" in the {where(verdict)}" if where(verdict) else ""
-    also = f", and also {', '.join(verdict.also)}" if verdict.also else ""
+    also = "".join(f", and also {each.locus} of {named(each.objects)}" for each in verdict.also)
     lines = [
         f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{place}{also}, "
         f"confidence {verdict.confidence:.2f}",

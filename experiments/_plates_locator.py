@@ -38,9 +38,9 @@ TYPES: Final = (
     "objects apart learns their random labels as well, and the control rises with the line."
 )
 PANELS: Final = (
-    "Direct runs, with 95 % bands; 0 is chance, 1 is always. Orange, at the objects' own tokens: the share of items that "
-    "linear probes name rightly, of those that are not named rightly by chance. Blue, at the reading positions, where "
-    "the procedure asked for them: how well probes tell an item from its partner."
+    "Direct runs, with 95 % bands; 0 is chance, 1 is always. Orange, at the objects' own tokens: the share of items "
+    "that linear probes name rightly, of those that are not named rightly by chance. Blue, at the reading positions, "
+    "where the procedure asked for them: how well probes tell an item from its partner."
 )
 RUNS: Final = {"direct": "direct runs", "oracle": "text runs"}
 

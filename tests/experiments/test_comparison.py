@@ -18,6 +18,8 @@ from ._synthetic import gap_table, verdict
 from .test_report import HOSTILE, Page
 
 GAP = gap_table()
+UNREAD = Loss(locus="not_used", place=None, objects=(1,))
+EVIL = Loss(locus=HOSTILE, place=HOSTILE, objects=(0,))
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_models_stand_side_by_side(tmp_path, run):
         name="natural",
         truth=None,
         place=None,
-        verdict=verdict(also=(Loss(locus="not_used", place=None, objects=(1,)),)),
+        verdict=verdict(also=(UNREAD,)),
     )
     late, other = rows(tmp_path, [run, natural])
     assert late == (
@@ -120,7 +122,7 @@ def test_it_loads_nothing_and_hostile_text_is_only_text(tmp_path, run, plate):
         gap=GAP.assign(task=HOSTILE).drop_duplicates(["task", "subset", "condition"]),
         verdict=verdict(
             **dict.fromkeys(("task", "model", "locus", "summary", "overturn"), HOSTILE),
-            also=(Loss(locus=HOSTILE, place=HOSTILE, objects=(0,)),),
+            also=(EVIL,),
         ),
     )
     path = write_comparison(tmp_path, [evil], title=HOSTILE, note=HOSTILE, figure=plate)

@@ -17,7 +17,7 @@ from ..checkpoints import BUILDERS
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("gap.csv", "probes.csv", "effects.csv", "verdict.json", "report.html")
-SITES = ("projector.out", "lm.0.resid_post", "lm.3.resid_post")
+SITES, SPANS = ("projector.out", "lm.0.resid_post", "lm.3.resid_post"), ("objects", "question", "last")
 
 
 @pytest.mark.parametrize("name", ["llava_next", "mllama", "molmo2", "qwen2_5_vl"])
@@ -27,15 +27,8 @@ def test_from_gap_to_report(
     """Models of noise answer nothing, so the textual skill is to blame; every table and figure is there."""
     model, run = BUILDERS[name](tmp_path / name), tmp_path / "run"
     given = ["--model", str(model), "--device", "cpu", "--n", "20", "--batch-size", "16", "--out", str(run)]
-    given += [
-        "--spans",
-        "objects",
-        "--spans",
-        "question",
-        "--spans",
-        "last",
-        *(word for site in SITES for word in ("--sites", site)),
-    ]
+    given += [word for site in SITES for word in ("--sites", site)]
+    given += [word for span in SPANS for word in ("--spans", span)]
     for command in ("gap", "capture", "probe", "patch", "report"):
         monkeypatch.setattr("sys.argv", ["seamscope", command, *([str(run)] if command == "report" else given)])
         with pytest.raises(SystemExit) as stopped:

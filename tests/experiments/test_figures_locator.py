@@ -89,9 +89,8 @@ class TestSideBySide:
             own = rows[(rows.model == name) & (rows.place == "objects")]
             if name == "healthy":
                 assert own.empty
-                assert any(
-                    " ".join(text.split()).startswith("not measured: no loss: direct runs") for text in words(ax)
-                )
+                held = {" ".join(text.split()) for text in words(ax)}  # lines break where the font has them do
+                assert any(text.startswith("not measured: no loss: direct runs") for text in held)
             else:
                 assert line(ax, "objects direct").get_ydata() == pytest.approx(own.score.to_numpy())
         late = figure.axes[2]

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from seamscope.experiments._plates_locator import LOCATED, comparison_draft, locator_drafts
-from seamscope.experiments.figures._causal_layers import layer_rows
 from seamscope.experiments._verdict import Loss
+from seamscope.experiments.figures._causal_layers import layer_rows
 from seamscope.experiments.figures._way import way_rows
 
 from ._located import shaded

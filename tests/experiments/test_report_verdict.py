@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from seamscope.experiments._options import verdict_text
 from seamscope.experiments._report_verdict import (
     by_kind,
     losses,
@@ -99,3 +100,13 @@ class TestRepairs:
 def test_what_was_spent_is_told_in_whole_numbers_where_it_is_whole():
     spent = {"forward_passes": 12345, "seconds": 80.46, "hours": 2.0}
     assert spent_rows(spent) == [("forward passes", "12,345"), ("seconds", "80.5"), ("hours", "2")]
+
+
+def test_further_losses_are_told_on_the_command_line():
+    also = (
+        Loss(locus="overwritten", place="lm.0.resid_post", objects=(1, 2)),
+        Loss(locus="too_late", place=None, objects=(3,)),
+    )
+    first = verdict_text(verdict(also=also)).splitlines()[0]
+    assert ", and also overwritten of objects 1, 2, and also too_late of object 3, confidence 0.94" in first
+    assert "also" not in verdict_text(verdict()).splitlines()[0]
