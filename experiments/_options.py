@@ -195,10 +195,10 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.repairs:
         lines.append("repairs, the share of failed answers that come right")
     for repair in verdict.repairs:
-        named = "* " if repair.named else "  "
+        mark = "* " if repair.named else "  "
         control = "" if repair.control is None else f", control {repair.control:.2f}"
         found = f"{repair.restored:.2f} [{repair.low:.2f}, {repair.high:.2f}]{control}"
-        lines.append(f"  {named}{repair.name}: {found}  ({repair.words})")
+        lines.append(f"  {mark}{repair.name}: {found}  ({repair.words})")
     return "\n".join([*lines, f"what would overturn it: {verdict.overturn}"])
 
 
