@@ -67,7 +67,7 @@ def is_harmless(fault: Fault) -> bool:
 
 def test_names_are_unique() -> None:
     made = [*_faults._by_intervention(), *_faults._by_training()]
-    made += _faults._shaken(made)
+    made += list(_faults._shaken(made))
     assert len({fault.name for fault in made}) == len(made) == len(CATALOGUE)
     assert all(name == fault.name for name, fault in CATALOGUE.items())
     assert not any(re.search(r"[:/\s]", name) for name in CATALOGUE)
