@@ -157,7 +157,7 @@ _study_command("locate", _locate, "Say where the intermediate is lost, and why."
 def demo(
     model: o.Model = "organism",
     task: o.TaskName = "cards.sum",
-    n: o.Count = 96,
+    n: o.Count = 64,
     seed: o.Seed = 0,
     out: o.Out = Path("runs/demo"),
     as_json: o.AsJson = False,
