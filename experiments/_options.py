@@ -178,9 +178,10 @@ def verdict_text(verdict: Verdict) -> str:
     from ._verdict import named
 
     place = f" in the {where(verdict)}" if where(verdict) else ""
+    whose = f" of {named(verdict.objects)}" if verdict.objects else ""
     also = "".join(f", and also {each.locus} of {named(each.objects)}" for each in verdict.also)
     lines = [
-        f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{place}{also}, "
+        f"verdict for {verdict.model} on {verdict.task}: {verdict.locus}{whose}{place}{also}, "
         f"confidence {verdict.confidence:.2f}",
         f"  {verdict.summary}",
         "evidence",

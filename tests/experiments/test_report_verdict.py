@@ -109,4 +109,10 @@ def test_further_losses_are_told_on_the_command_line():
     )
     first = verdict_text(verdict(also=also)).splitlines()[0]
     assert ", and also overwritten of objects 1, 2, and also too_late of object 3, confidence 0.94" in first
-    assert "also" not in verdict_text(verdict()).splitlines()[0]
+    alone = verdict_text(verdict()).splitlines()[0]
+    assert "also" not in alone
+    assert "object" not in alone
+
+
+def test_whose_loss_it_is_is_told_on_the_command_line():
+    assert "too_late of object 0 in the decoder layer 3" in verdict_text(verdict(objects=(0,))).splitlines()[0]
