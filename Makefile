@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One worker for each core, but few: each holds torch and its models. Files stay whole, for what their tests share.
 # Their own work is in one process, unless they ask for more: all cores are busy.
-TESTS := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+TESTS := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 # Threads that wait without spinning: without this, a busy machine makes small models a hundred times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
