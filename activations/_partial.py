@@ -90,6 +90,16 @@ class Partial:
             self._number = -1
 
 
+def remove_left(path: Path) -> None:
+    """Remove a temporary file that a process left when it ended early, if there is one.
+
+    Raises:
+        BlockingIOError: if a process writes it.
+    """
+    if path.exists():  # to lock what is not there would make it
+        Partial(path).remove()
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
     """A new folder that this process writes into; nothing is left of it if the block fails.

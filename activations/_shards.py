@@ -16,7 +16,7 @@ from seamscope.activations._compression import check_compression
 from seamscope.activations._file import as_store_error
 from seamscope.activations._join import join_stores
 from seamscope.activations._part import Part
-from seamscope.activations._partial import Partial
+from seamscope.activations._partial import remove_left
 from seamscope.activations._schema import Schema
 from seamscope.activations._writer import StoreWriter
 from seamscope.hooks import StoreError
@@ -133,9 +133,9 @@ class Shards:
             return False
         with as_store_error(self.path), FileLock(self.folder / ".join.lock"):
             self._check()
+            self._tidy()  # before the file has its name, after which nobody looks here any more
             if self._created or not self.path.exists():  # a shard that was lost may be another now, beyond rounding
                 join_stores(self.path, [self.folder], replace=True)
-            self._tidy()
         return True
 
     def _tidy(self) -> None:
@@ -143,7 +143,7 @@ class Shards:
         for left in self.folder.glob(f".*{layout.PARTIAL}"):
             left.unlink(missing_ok=True)
         with suppress(BlockingIOError):
-            Partial(layout.partial_of(self.path)).remove()
+            remove_left(layout.partial_of(self.path))
 
     def __enter__(self) -> Shards:
         with as_store_error(self.folder):

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from seamscope.activations import (
+    _partial,
+    _shards,
     create_store,
     fitting_rows_per_shard,
     join_stores,
@@ -20,7 +22,7 @@ from seamscope.activations import (
     planned_rows_per_shard,
 )
 from seamscope.activations._layout import partial_of
-from seamscope.activations._partial import Partial
+from seamscope.activations._partial import Partial, remove_left
 from seamscope.hooks import StoreError
 
 from .making import (
@@ -248,6 +250,27 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, whole):
         (tmp_path / "run.h5.partial").write_bytes(b"half")
         assert capture(tmp_path / "run.h5")
         assert contents(tmp_path) == whole
+
+
+def test_nothing_is_left_to_tidy_once_the_file_has_its_name(tmp_path, whole, monkeypatch):
+    """Whoever finds it asks no more what else is there, also after a process that was killed right then."""
+
+    def killed_after(*args, join=_shards.join_stores, **kwargs):
+        join(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    (tmp_path / "run.shards").mkdir()
+    (tmp_path / "run.shards" / ".00001.2-of-3.partial").write_bytes(b"half")
+    monkeypatch.setattr(_shards, "join_stores", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        capture(tmp_path / "run.h5")
+    assert contents(tmp_path) == whole
+
+
+def test_to_tidy_makes_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(_partial.Partial, "__init__", lambda *_: pytest.fail("it was opened"))
+    remove_left(tmp_path / "run.h5.partial")
+    assert contents(tmp_path) == {}
 
 
 def test_a_shard_that_another_process_made_meanwhile_is_kept(tmp_path, whole):
