@@ -17,7 +17,7 @@ from ..checkpoints import BUILDERS
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("gap.csv", "probes.csv", "effects.csv", "verdict.json", "report.html")
-SITES, SPANS = ("projector.out", "lm.0.resid_post", "lm.3.resid_post"), ("objects", "reading", "last")
+SITES, SPANS = ("projector.out", "lm.3.resid_post"), ("objects", "reading")
 
 
 @pytest.mark.parametrize("name", ["llava_next", "mllama", "molmo2", "qwen2_5_vl"])

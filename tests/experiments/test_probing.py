@@ -11,13 +11,13 @@ from seamscope.activations import open_store
 from seamscope.experiments import Run, Settings, Study
 from seamscope.experiments._probing import object_of, shared_targets
 
-SITES = ("vision.3.resid_post", "projector.out", "lm.0.resid_post", "lm.4.resid_post", "lm.7.resid_post")
+SITES = ("vision.3.resid_post", "projector.out", "lm.0.resid_post", "lm.7.resid_post")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("probing") / "run"
-    return Study(Run(folder, Settings(n=80, sites=SITES, spans=("objects", "question", "last"))))
+    return Study(Run(folder, Settings(n=80, sites=SITES, spans=("objects", "last"))))
 
 
 def mean(table: pd.DataFrame, column: str, **chosen: str) -> float:
