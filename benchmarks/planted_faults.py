@@ -40,7 +40,7 @@ from _planted_figure import draw
 from _planted_scores import NOT_OURS, still, summary, told
 
 from seamscope.experiments import Run, Settings, Study, Thresholds, Verdict, locate
-from seamscope.experiments._run import replacing
+from seamscope.experiments._tables import replacing
 from seamscope.experiments.organism import faults
 from seamscope.hooks import RunError
 from seamscope.probes import side_by_side

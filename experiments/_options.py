@@ -88,6 +88,9 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except KeyboardInterrupt as stopped:
+            typer.echo("seamscope: interrupted; what was finished is kept for the same command to go on", err=True)
+            raise typer.Exit(130) from stopped
         except (SeamscopeError, OSError) as error:  # OSError: a disk that is full, a folder that may not be written
             raise _refuse(error) from error
 
@@ -110,7 +113,10 @@ def asked(
 ) -> dict[str, Any]:
     """The options of every command on a run, by the names of its settings; without those that were not given."""
     given = {**locals(), "sites": sites and tuple(sites), "spans": spans and tuple(spans)}
-    given["task"] = task or task_of(model)
+    own = task_of(model)
+    given["task"] = task or own
+    if own and task and task != own:
+        typer.echo(f"note: {model} was planted for {own}; where it fails on {task}, nobody knows", err=True)
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -169,12 +175,13 @@ def gap_table(gap: pd.DataFrame) -> str:
 def _percent(row: Any) -> str:
     if row is None or row.n == 0:
         return "-"
-    return f"{100 * row.estimate:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+    between = f" [{100 * row.low:.0f}, {100 * row.high:.0f}]" if math.isfinite(row.low) else ""
+    return f"{100 * row.estimate:.0f}{between}"
 
 
 def verdict_text(verdict: Verdict) -> str:
     """A verdict with its evidence, for a reader."""
-    from ._report_verdict import where
+    from ._report_verdict import bearing, where
     from ._verdict import named
 
     place = f" in the {where(verdict)}" if where(verdict) else ""
@@ -200,6 +207,7 @@ def verdict_text(verdict: Verdict) -> str:
         control = "" if repair.control is None else f", control {repair.control:.2f}"
         found = f"{repair.restored:.2f} [{repair.low:.2f}, {repair.high:.2f}]{control}"
         lines.append(f"  {mark}{repair.name}: {found}  ({repair.words})")
+    lines += [f"  {told}" for told in [bearing(verdict.repairs)] if told]
     return "\n".join([*lines, f"what would overturn it: {verdict.overturn}"])
 
 

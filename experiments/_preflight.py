@@ -57,7 +57,10 @@ def check_locating(items: Sequence[Item]) -> None:
         raise RunError(f"to locate, at least {FEWEST} items with a partner are needed; raise --n")
     labels = pd.DataFrame([dict(item.variables) for item in items]).nunique()
     if not any(object_of(str(name)) is not None for name in labels[labels > 1].index):
-        raise TaskError("to locate, a variable of an object, such as card.0.rank, has to differ between records")
+        raise TaskError(
+            "to locate, a variable of an object has to differ between records; its name has the object's number, "
+            "as in card.0.rank"
+        )
 
 
 def check_divided(experiments: Iterable[str], by: str) -> None:

@@ -73,7 +73,26 @@ def repairs_in_words(repairs: Sequence[Repair]) -> str:
         best = max(others, key=lambda each: -1 if math.isnan(each.restored) else each.restored)
         told.append(f"the best of the others, {_brought(best)}")
     sentence = f"Of the answers that fail directly, {'; '.join(told)}."
-    return sentence if named else f"The verdict names none of the repairs that were tried. {sentence}"
+    if not named:
+        return f"The verdict names none of the repairs that were tried. {sentence}"
+    return f"{sentence} {bearing(repairs)}".strip()
+
+
+def bearing(repairs: Sequence[Repair]) -> str:
+    """What repairs say of the verdict; nothing where it names none or all of them."""
+    named, others = (
+        [each for each in repairs if each.named is which and not math.isnan(each.restored)] for which in (True, False)
+    )
+    if not named or not others:
+        return ""
+    right, other = (max(each, key=lambda repair: repair.restored) for each in (named, others))
+    if other.low > right.high:
+        return "Another repair than the one it names brings back more: that speaks against the verdict."
+    if right.low <= (right.control or 0.0):
+        return "What it names brings back no more than its control: that does not support the verdict."
+    if right.low > other.high:
+        return "What it names brings back more than any other: that supports the verdict."
+    return "Whether what it names brings back more than the others cannot be told: that decides nothing."
 
 
 def _brought(repair: Repair) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from seamscope.hooks import RunError, choose
 from seamscope.probes import side_by_side
 
 from ._identity import UNCOUNTED, made_from
+from ._tables import Sums, read_table, replacing, write_table
 
 SETTINGS_FILE: Final = "run.json"
 LOCK_FILE: Final = ".lock"
@@ -79,6 +78,7 @@ class Run:
         self.folder, self.settings = Path(folder), settings
         self.made_from = made_from(settings)
         self._used: dict[str, str] = {}
+        self._sums = Sums(self.folder)
         self._lock = FileLock(self.folder / LOCK_FILE, timeout=0, is_singleton=True)
         self._check()
 
@@ -149,7 +149,7 @@ class Run:
         if not finished.exists():
             self.derive(name, make())
             shutil.rmtree(self.folder / _parts(name), ignore_errors=True)
-        return _read(finished)
+        return read_table(finished, sums=self._sums)
 
     def in_parts(
         self,
@@ -168,12 +168,12 @@ class Run:
         folder.mkdir(exist_ok=True)
         missing = [k for k in range(count) if not _part(folder, k).exists()]
         side_by_side(partial(_keep, make, folder), missing, workers=workers, what=name, unit="item", progress=progress)
-        tables = [_read(_part(folder, k)) for k in range(count) if _part(folder, k).stat().st_size > 1]
+        tables = [read_table(_part(folder, k)) for k in range(count) if _part(folder, k).stat().st_size > 1]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def derive(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write a table that follows quickly from finished ones, anew each time; gives it back."""
-        _write(table, self.path(f"{name}.csv"))
+        write_table(table, self.path(f"{name}.csv"), sums=self._sums)
         return table
 
     def finished(self, stem: str) -> list[str]:
@@ -183,27 +183,13 @@ class Run:
 
     def tables(self, names: Iterable[str]) -> dict[str, pd.DataFrame]:
         """Those of some tables that are finished."""
-        return {name: _read(self.folder / f"{name}.csv") for name in names if self.has(f"{name}.csv")}
+        return {
+            name: read_table(self.folder / f"{name}.csv", sums=self._sums) for name in names if self.has(f"{name}.csv")
+        }
 
     def has(self, name: str) -> bool:
         """Whether a file of the run is finished."""
         return (self.folder / name).exists()
-
-
-MISSING: Final = "nan"  # an empty cell is an empty text
-# what a model says may look like a number
-TEXT_COLUMNS: Final[dict[str, Any]] = {
-    "output": str,
-    "said": str,
-    "answer": str,
-    "id": str,
-    "group": str,
-    "layer": "Int64",
-}
-
-
-_UNPRINTED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-_ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
 
 
 def _parts(name: str) -> str:
@@ -216,34 +202,7 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def _keep(make: Callable[[int], pd.DataFrame], folder: Path, number: int) -> None:
-    _write(make(number), _part(folder, number))
-
-
-def _write(table: pd.DataFrame, file: Path) -> None:
-    written = {name: table[name].map(_written, na_action="ignore") for name in _texts(table)}
-    with replacing(file) as temporary:
-        table.assign(**written).to_csv(temporary, index=False, na_rep=MISSING)
-
-
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(file, keep_default_na=False, na_values=[MISSING], dtype=TEXT_COLUMNS)
-        return table.assign(**{name: table[name].map(_spoken, na_action="ignore") for name in _texts(table)})
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} is no table of a run ({error}); delete it to have it made again") from error
-
-
-def _texts(table: pd.DataFrame) -> list[str]:
-    return [name for name, kind in TEXT_COLUMNS.items() if kind is str and name in table]
-
-
-def _written(text: str) -> str:
-    """A model may say anything; what would break a line of the file is written as its code, such as \\x0d."""
-    return r"\x6ean" if text == MISSING else _UNPRINTED.sub(lambda found: rf"\x{ord(found[0]):02x}", text)
-
-
-def _spoken(text: str) -> str:
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    write_table(make(number), _part(folder, number))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -288,19 +247,3 @@ def check_place(folder: Path) -> None:
         raise RunError(f"{nearest} is a file; --out must name a folder")
     if not os.access(nearest, os.W_OK):
         raise RunError(f"{nearest} may not be written; choose another --out")
-
-
-def partial_of(path: Path) -> Path:
-    """The name of a file while this process writes it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and rename it to `path` when the block has succeeded."""
-    temporary = partial_of(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

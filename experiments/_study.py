@@ -28,10 +28,11 @@ from ._plates_locator import LOCATED
 from ._preflight import check_divided, check_locating, check_pairs, check_probing, check_sites, check_span_sets
 from ._probing import WORKERS, pixel_grid, shared_targets, study_grid, summarise_moved, summarise_probes
 from ._report import Example, write_report
-from ._run import Run, Settings, replacing
+from ._run import Run, Settings
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
 from ._study_patching import located, named, patched, screened, shown, swept
+from ._tables import replacing
 from ._verdict import Verdict
 from .figures._learning import learning_rows
 from .locator import locate

@@ -6,12 +6,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from seamscope.experiments import _cli
+from seamscope.experiments._probing import object_of
 from seamscope.experiments.tasks import get
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +81,24 @@ def test_every_command_works(here: Path, words: list[str]) -> None:
     result = CliRunner().invoke(_cli.app, [*words, *tiny])
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stdout
+
+
+def test_its_records_are_read(here: Path) -> None:
+    (here / "cards").mkdir()
+    Image.new("RGB", (200, 100)).save(here / "cards/17.png")
+    first, second = (json.loads(block) for block in blocks("json"))
+    assert read(here, first) == (["7 of hearts, 2 of spades"], {})
+    partner = {**second, "id": "18", "pair": "17", "intermediate": ["8 of hearts", "2 of spades"], "answer": "10"}
+    assert read(here, second, partner) == (second["intermediate"], second["variables"])
+    assert {object_of(name) for name in second["variables"]} == {0, 1}
+    assert len(second["boxes"]) == 2
+
+
+def read(here: Path, *records: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The objects and variables of the first record."""
+    (here / "a.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    item = get("a.jsonl").items(1)[0]
+    return list(item.intermediate.parts), dict(item.variables)
 
 
 def write_records(file: Path) -> None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLUMNS: Final = ("right", "control", "named", "named_control", "floor")
-ENOUGH: Final = 20  # items whose partner has another object there, or it is not followed on its own
 
 
 class Curve:
@@ -54,10 +53,9 @@ class Curves:
 
     @cached_property
     def objects(self) -> tuple[int, ...]:
-        """The objects of which most items have one, and enough of them another one than their partner."""
-        known = self._counts
-        most = known.named >= len(self._items.groups) / 2
-        return tuple(int(number) for number in known.index[most & (known.right >= ENOUGH)])
+        """The objects of which most items have one."""
+        most = self._counts.named >= len(self._items.groups) / 2
+        return tuple(int(number) for number in self._counts.index[most])
 
     def pairs(self, number: int) -> int:
         """How many items have another object there than their partner."""

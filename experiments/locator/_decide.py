@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .._verdict import LOCI
 
 ORDER: Final = tuple(LOCI)
+ENOUGH: Final = 20  # items whose partner has another object there, or it is not followed at the reading positions
 NO_LOSS: Final = ("not_used", "cannot_tell")  # of an object beside another that is lost
 
 Floats = NDArray[np.float64]
@@ -53,8 +54,7 @@ class Facts(Protocol):
     text answer that is lost when the intermediate's words are exchanged behind it.
 
     `objects`: the same facts of each object; `path`, `reading` and `text_reading` are its own, the others are those of
-    the answer, which takes all objects. None where there are too few items to follow objects one by one. `pairs`: how
-    many items have another object there than their partner.
+    the answer, which takes all objects. `pairs`: how many items have another object there than their partner.
     """
 
     places: Sequence[str]
@@ -125,8 +125,9 @@ def decide(facts: Facts, limits: Thresholds) -> Decision:
     found = _before_the_decoder(facts, limits) or _at_image_positions(facts, limits)
     if found is not None:
         return found
-    read = [each.reading / np.nanmax(each.text_reading, initial=limits.any) for each in facts.objects]
-    if _part(read, limits, noise=_noise([each.pairs for each in facts.objects])):
+    known = [each for each in facts.objects if each.pairs >= ENOUGH]
+    read = [each.reading / np.nanmax(each.text_reading, initial=limits.any) for each in known]
+    if _part(read, limits, noise=_noise([each.pairs for each in known])):
         return _one_by_one(facts, limits)
     return _at_reading(facts, limits)
 
@@ -208,7 +209,11 @@ def _one_by_one(facts: Facts, limits: Thresholds) -> Decision:
 
 
 def _way_of(facts: Facts, limits: Thresholds) -> Decision:
-    return _before_the_decoder(facts, limits) or _at_image_positions(facts, limits) or _at_reading(facts, limits)
+    """What becomes of one object; too few items tell nothing of it at the reading positions."""
+    found = _before_the_decoder(facts, limits) or _at_image_positions(facts, limits)
+    if found is not None:
+        return found
+    return _at_reading(facts, limits) if facts.pairs >= ENOUGH else _cannot("too few items have another object there")
 
 
 def _gone_early(facts: Facts, limits: Thresholds) -> Decision | None:

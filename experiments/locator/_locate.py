@@ -11,7 +11,7 @@ import numpy as np
 
 from .._verdict import LOCI, OVERTURN, Loss, Verdict, named
 from ._asking import Asking
-from ._decide import Decision, Facts, Thresholds, decide
+from ._decide import ENOUGH, Decision, Facts, Thresholds, decide
 from ._evidence import Findings, NotAskedError, Row
 from ._probed import of_object
 from ._tried import all_needed, tried
@@ -25,6 +25,7 @@ BESIDE: Final = {
     "too_late": ("needs", "given", "form"),
     "not_used": ("needs", "given", "form"),
 }
+READ: Final = ("not_routed", "too_late", "not_used")  # told by what is at the reading positions
 RARE: Final = 0.05  # what fewer resamples than these want to know is not measured for them
 
 
@@ -57,7 +58,7 @@ def locate(study: Study, *, thresholds: Thresholds | None = None) -> Verdict:
         interval=_interval(layers) if told.layer is not None and layers else None,
         confidence=sure,
         summary=_summary(told, nowhere=told.place is not None and told.place == findings.places[0], doubtful=doubtful),
-        overturn=" ".join(OVERTURN[each] for each in dict.fromkeys((told.locus, *(loss.locus for loss in told.also)))),
+        overturn=" ".join((*_overturn(told), *_unseen(findings, told))),
         gap=_gap(study),
         evidence=tuple(findings.notes),
         objects=told.objects,
@@ -135,9 +136,28 @@ def _summary(decision: Decision, *, nowhere: bool = False, doubtful: Sequence[De
     if decision.arrival is None:
         return f"{text}; " + ("it is read nowhere." if nowhere else f"at {decision.place} it can no longer be read.")
     return (
-        f"{text}. At the reading positions of direct runs it is half as readable as in text runs from layer "
+        f"{text}. At the reading positions of direct runs it is at least half as readable as in text runs from layer "
         f"{decision.arrival} on; text runs need it by layer {decision.deadline}."
     )
+
+
+def _overturn(decision: Decision) -> list[str]:
+    """What would speak against each class that is told."""
+    return [OVERTURN[locus] for locus in dict.fromkeys((decision.locus, *(loss.locus for loss in decision.also)))]
+
+
+def _unseen(findings: Findings, decision: Decision) -> list[str]:
+    """What too few items leave open."""
+    if decision.locus not in READ:
+        return []
+    pairs = {number: findings.curves.pairs(number) for number in findings.curves.objects}
+    few = [number for number in pairs if pairs[number] < ENOUGH]
+    if len(pairs) < 2 or not few:
+        return []
+    return [
+        f"At the reading positions nothing is known of {named(few)} alone: it takes {ENOUGH} items whose partner has "
+        f"another object there, and there are {min(pairs.values())}; more items may show that one object is lost."
+    ]
 
 
 def _of_some(decision: Decision) -> str:

@@ -56,10 +56,11 @@ class JsonlTask(Task):
     Each line is an object with `image` (a path, relative to the file or absolute), `question`, `intermediate`
     (a text, or a list with a text for each object) and `answer` (a text or number). Optional: `id`; `boxes`
     ([left, top, right, bottom] in pixels, one for each text of the intermediate); `variables` (what probes
-    predict: name to label) and `types` (the finer type of each, for control tasks); `pair` (the id of the
-    counterfactual partner: same question, another intermediate and answer); `group` (records that no split
-    may separate; partners share one by themselves); `perceive` (the prompt of call 1). A record without an
-    image whose answer ends in `#### number`, as in GSM8K, is drawn: the question becomes the picture.
+    predict: name to label; the name of an object's has its number, as `card.0.rank`) and `types` (the finer type
+    of each, for control tasks); `pair` (the id of the counterfactual partner: same question, another
+    intermediate and answer); `group` (records that no split may separate; partners share one by themselves);
+    `perceive` (the prompt of call 1). A record without an image whose answer ends in `#### number`, as in GSM8K,
+    is drawn: the question becomes the picture.
 
     Answers: where every answer of the file is a number, the last number that a model says, so that `1,000`,
     `1000` and `1000.0` are equal. Otherwise the whole text, without case, outer punctuation, articles and

@@ -158,7 +158,10 @@ class _Row:
         if not isinstance(value, list):
             raise self.error("boxes", f"expected a list of [left, top, right, bottom], got {_kind(value)}")
         if len(value) != parts:
-            raise self.error("boxes", f"there are {len(value)}, for {parts} texts in 'intermediate'")
+            raise self.error(
+                "boxes",
+                f"there are {len(value)}, for {parts} texts in 'intermediate'; give a list of texts",
+            )
         with Image.open(image) as file:
             width, height = ImageOps.exif_transpose(file).size
         return tuple(self.box(k, corners, width, height) for k, corners in enumerate(value))

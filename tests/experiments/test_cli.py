@@ -219,7 +219,7 @@ class TestRefusals:
             | {"intermediate": [str(k), "ace"], "answer": f"{k} ace"}
             for k in range(40)
         ]
-        told = "to locate, a variable of an object, such as card.0.rank, has to differ between records"
+        told = "to locate, a variable of an object has to differ between records; its name has the object's number"
         assert told in refused("locate", "--task", records(*rows), "--n", "20")
 
     @pytest.mark.parametrize(("option", "value"), [("sites", "lm.*.resid_post"), ("spans", "last")])
@@ -277,7 +277,8 @@ class TestGap:
         rows = {row["condition"]: row for row in found["gap"] if row["subset"] == "all"}
         assert set(rows) == {"direct", "cascaded", "oracle", "cot", "gap"}
         assert rows["gap"]["estimate"] == rows["cascaded"]["estimate"] - rows["direct"]["estimate"]
-        assert set(tree(here / "runs/cards.sum")) == {".lock", "run.json", "answers.cards.sum.csv", "gap.csv"}
+        files = {".lock", ".sums.json", "run.json", "answers.cards.sum.csv", "gap.csv"}
+        assert set(tree(here / "runs/cards.sum")) == files
 
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a finished run loaded the model")
@@ -392,6 +393,24 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
         with open_store(killed / name) as ours, open_store(whole / name) as theirs:
             assert ours.verify() == theirs.verify()
     assert not [file.name for file in killed.iterdir() if "partial" in file.name]
+
+
+def test_an_interrupted_command_says_how_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seamscope.experiments._model.load_vlm", stop)
+    result = run("gap", *TINY, "--out", "runs/x")
+    assert result.exit_code == 130
+    assert result.stderr == "seamscope: interrupted; what was finished is kept for the same command to go on\n"
+
+
+def test_a_planted_model_on_another_task_is_no_known_truth(here: Path) -> None:
+    words = ("gap", "--model", "fault:none.composing-counting", "--n", "2", "--json", "--out")
+    told = "note: fault:none.composing-counting was planted for counting; where it fails on cards.sum, nobody knows\n"
+    assert run(*words, "runs/x", "--task", "cards.sum").stderr == told
+    assert told not in run(*words, "runs/y", "--task", "counting").stderr
+    assert told not in run(*words, "runs/z").stderr
 
 
 def test_tasks_can_be_asked_for_one_task_and_one_model() -> None:

@@ -168,12 +168,12 @@ def test_facts_are_all_measured_somewhere() -> None:
     asked, of_one = set[str](), set[str]()
     known = {**ARRIVES, "hold": EVER, "longer": 0.0, "unreadable": 1.0}
     for objects in ((), (held(None), held("lm.1.resid_post"))):
-        facts = Made(**known, objects=[Made(**{**known, "path": path}) for path in objects])
+        facts = Made(**known, objects=[Made(**{**known, "path": path, "pairs": N}) for path in objects])
         decide(facts, T)
         asked |= facts.asked
         of_one = of_one.union(*(each.asked for each in facts.objects))
-    assert asked | of_one == set(known) <= set(MEASURES)
-    assert of_one - set(APART) == {"hold", "needs"}
+    assert (asked | of_one) - {"pairs"} == set(known) <= set(MEASURES)
+    assert of_one - set(APART) == {"hold", "needs", "pairs"}
     assert set(APART) <= of_one
 
 

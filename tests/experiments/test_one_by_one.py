@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seamscope.experiments.locator import Decision, Thresholds, decide
-from seamscope.experiments.locator._decide import NO_LOSS, ORDER
+from seamscope.experiments.locator._decide import ENOUGH, NO_LOSS, ORDER
 
 from ._made_up import ARRIVES, EVER, LAYERS, NEVER, PLACES, Made, T, around, held
 
@@ -155,6 +155,25 @@ def test_so_much_more_of_what_text_runs_hold_parts_them_at_the_reading_positions
                 {**USED, "reading": np.array([0.0, 0.0, most * x + 1e-9, 0.0])}, UNREAD, text_reading=text
             ),
         )
+
+
+@pytest.mark.parametrize("locus", ["not_encoded", "lost_in_projector", "overwritten"])
+def test_few_items_do_for_what_is_lost_on_the_way(locus: str) -> None:
+    own, place = ONE[locus]
+    hold = EVER if locus == "overwritten" else NEVER
+    found = followed(USED, own, USED, pairs=ENOUGH - 1, hold=hold)
+    assert told(found) == [(locus, place, (1,))]
+
+
+@pytest.mark.parametrize("locus", ["not_routed", "too_late"])
+def test_few_items_part_nothing_at_the_reading_positions(locus: str) -> None:
+    """Neither by themselves nor beside an object that is lost on the way."""
+    own, _ = ONE[locus]
+    assert followed(USED, own, USED, pairs=ENOUGH - 1).objects == ()
+    assert followed(USED, own, USED, pairs=ENOUGH).objects == ()  # three standard errors are more than there is
+    assert followed(USED, own, USED, pairs=MANY).objects == (1,)
+    assert told(followed(UNSEEN, own, USED, pairs=ENOUGH - 1)) == [("not_encoded", "vision.1.resid_post", (0,))]
+    assert len(told(followed(UNSEEN, own, USED, pairs=ENOUGH))) == 2
 
 
 def test_few_pairs_part_them_only_beyond_their_noise() -> None:

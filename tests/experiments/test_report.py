@@ -187,7 +187,7 @@ def test_gap_and_evidence_are_the_tables_numbers(tmp_path):
 def test_the_gap_is_told_for_all_items_and_for_those_whose_steps_pass(tmp_path):
     page, _ = write(tmp_path)
     assert "Of 200 items of cards.sort" in page.text
-    assert "Among the 133 items whose two steps both pass alone, it is" in page.text
+    assert "Where both steps pass alone (133 items), it is" in page.text
     none, _ = write(tmp_path, gap=GAP[GAP.subset == "all"])
     assert "both pass alone, it is" not in none.text
 

@@ -6,6 +6,7 @@ import pytest
 
 from seamscope.experiments._options import verdict_text
 from seamscope.experiments._report_verdict import (
+    bearing,
     by_kind,
     losses,
     repairs_in_words,
@@ -83,13 +84,31 @@ class TestRepairs:
         assert told == (
             "Of the answers that fail directly, the repair that the verdict names, deliver earlier, brings right "
             "0.60 [0.50, 0.70] (0.10 with the partner's states); the best of the others, strengthen route, brings "
-            "right 0.20 [0.10, 0.30]."
+            "right 0.20 [0.10, 0.30]. What it names brings back more than any other: that supports the verdict."
         )
 
     def test_a_named_one_that_does_worse_is_told_so_too(self):
         told = repairs_in_words([replace(LATE, restored=0.1), ROUTE])
         assert "names, deliver earlier, brings right 0.10" in told
         assert "the best of the others, strengthen route, brings right 0.20" in told
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({}, "that supports the verdict"),
+            ({"low": 0.25}, "that decides nothing"),
+            ({"control": 0.5}, "that does not support the verdict"),
+            ({"restored": 0.05, "low": 0.0, "high": 0.08}, "that speaks against the verdict"),
+            ({"restored": 0.3, "low": 0.09, "high": 0.5}, "that does not support the verdict"),
+            ({"restored": float("nan")}, ""),
+        ],
+    )
+    def test_what_they_say_of_the_verdict(self, change, told):
+        found = bearing([WORST, ROUTE, replace(LATE, **change)])
+        assert told in found
+        assert bool(found) == bool(told)
+        assert bearing([ROUTE]) == bearing([LATE]) == bearing([]) == ""
+        assert found in verdict_text(verdict(repairs=(WORST, ROUTE, replace(LATE, **change))))
 
     def test_none_named_and_none_tried(self):
         assert repairs_in_words([ROUTE]).startswith("The verdict names none of the repairs that were tried. Of the")

@@ -19,7 +19,8 @@ from PIL import Image
 
 from seamscope.experiments import Run, Settings
 from seamscope.experiments._identity import _digest, made_from
-from seamscope.experiments._run import UNCOUNTED, check_place, partial_of, read_settings, replacing, settings_of
+from seamscope.experiments._run import UNCOUNTED, check_place, read_settings, settings_of
+from seamscope.experiments._tables import SUMS_FILE, partial_of, replacing
 from seamscope.hooks import RunError
 
 TABLE = pd.DataFrame(
@@ -83,6 +84,29 @@ class TestTables:
         run.path("x.csv").write_bytes(b"\xff\xfe,\n\x00")
         with pytest.raises(RunError, match="delete it"):
             run.table("x", never)
+
+    def test_a_table_that_was_cut_or_changed(self, tmp_path: Path) -> None:
+        """Also between two lines, where what is left is a table too."""
+        run = Run(tmp_path, Settings())
+        whole = run.table("x", lambda: TABLE)
+        run.table("y", lambda: TABLE)
+        file = tmp_path / "x.csv"
+        kept = file.read_bytes()
+        for content in (b"".join(kept.splitlines(keepends=True)[:-1]), kept.replace(b"007", b"008"), kept + b"\n"):
+            file.write_bytes(content)
+            with pytest.raises(RunError, match=r"x\.csv is no table of a run .*changed or cut.*; delete it to have it"):
+                run.table("x", never)
+            with pytest.raises(RunError, match="delete it"):
+                run.tables(["y", "x"])
+        file.unlink()
+        pd.testing.assert_frame_equal(run.table("x", lambda: TABLE), whole)
+        assert file.read_bytes() == kept
+
+    @pytest.mark.parametrize("sums", [None, "{", "[1]", "{}"])
+    def test_a_table_of_which_nothing_was_noted(self, tmp_path: Path, sums: str | None) -> None:
+        whole = Run(tmp_path, Settings()).table("x", lambda: TABLE)
+        (tmp_path / SUMS_FILE).unlink() if sums is None else (tmp_path / SUMS_FILE).write_text(sums)
+        pd.testing.assert_frame_equal(Run(tmp_path, Settings()).table("x", never), whole)
 
 
 class TestReplacing:

@@ -16,7 +16,8 @@ import pytest
 from seamscope.experiments import LOCI, Run, Settings, Study, Verdict
 from seamscope.experiments._verdict import Loss
 from seamscope.experiments.locator import Decision, Thresholds, _locate, locate
-from seamscope.experiments.locator._locate import RARE, _decided, _summary, _told
+from seamscope.experiments.locator._decide import ENOUGH
+from seamscope.experiments.locator._locate import RARE, _decided, _summary, _told, _unseen
 
 from ._made_up import (
     EVER,
@@ -279,3 +280,20 @@ def test_of_a_healthy_model_only_the_answers_are_asked(tmp_path: Path) -> None:
     again = locate(Study(Run(tmp_path / "run", settings)))
     assert json.dumps(again.to_json()) == json.dumps(verdict.to_json())
     assert locate(Study(Run(tmp_path / "run", settings)), thresholds=Thresholds(skill=1.01)).locus == "text_skill"
+
+
+@pytest.mark.parametrize(
+    ("locus", "pairs", "told"),
+    [
+        ("not_used", [ENOUGH, ENOUGH], None),
+        ("not_used", [ENOUGH - 1], None),
+        ("not_encoded", [3, 3], None),
+        ("not_used", [ENOUGH, 7], "nothing is known of object 1 alone"),
+        ("not_routed", [7, 40, 9], "nothing is known of objects 0, 2 alone"),
+        ("too_late", [7, 9], f"it takes {ENOUGH} items whose partner has another object there, and there are 7;"),
+    ],
+)
+def test_what_too_few_items_leave_open_may_overturn_it(locus: str, pairs: list[int], told: str | None) -> None:
+    curves = SimpleNamespace(objects=tuple(range(len(pairs))), pairs=pairs.__getitem__)
+    found = _unseen(SimpleNamespace(curves=curves), Decision(locus=locus))  # type: ignore[arg-type]
+    assert [told in each for each in found] == ([] if told is None else [True])
