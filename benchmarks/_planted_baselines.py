@@ -8,13 +8,13 @@ taken, until `dated` is given what serves a method best on other models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from seamscope.experiments import Decision, Study, Thresholds
-from seamscope.experiments.locator._asking import Asking, layer_of
+from seamscope.experiments import Decision, Study
+from seamscope.experiments.locator._asking import layer_of
 from seamscope.experiments.locator._decide import first, lost_at
 from seamscope.experiments.locator._evidence import Findings
 from seamscope.experiments.sweeps import Cell, layer_cells
@@ -55,7 +55,7 @@ def probes_alone(tools: Tools) -> Decision:
     arrival = first(curve.to_numpy() >= HALF * most)
     if arrival is None:
         return Decision(locus="not_routed")
-    return Decision(locus="too_late" if arrival >= tools.n_layers / 2 else "not_used", place=tools.place(arrival))
+    return Decision(locus="not_used", place=tools.place(arrival))
 
 
 def last_token_patching(tools: Tools) -> Decision:
@@ -66,7 +66,7 @@ def last_token_patching(tools: Tools) -> Decision:
     layer = first(curve.to_numpy() >= HALF)
     if layer is None:
         return Decision(locus="not_used")
-    return Decision(locus="too_late" if layer >= tools.n_layers / 2 else "not_routed", place=tools.place(layer))
+    return Decision(locus="not_routed", place=tools.place(layer))
 
 
 def best_cell(tools: Tools) -> Decision:
@@ -78,8 +78,7 @@ def best_cell(tools: Tools) -> Decision:
     span, site = effect.idxmax()
     if span == "objects":
         return Decision(locus="lost_in_projector" if site == "lm.embed" else "overwritten", place=str(site))
-    late = layer_of(str(site)) >= tools.n_layers / 2
-    return Decision(locus="too_late" if late else "not_used", place=str(site))
+    return Decision(locus="not_used", place=str(site))
 
 
 def knockout_alone(tools: Tools) -> Decision:
@@ -90,34 +89,40 @@ def knockout_alone(tools: Tools) -> Decision:
     if not effect.max() >= 0.1:  # nats: nothing is read
         return Decision(locus="not_routed")
     layer = int(effect.index[np.flatnonzero(effect.to_numpy() >= HALF * effect.max())[0]])
-    return Decision(locus="too_late" if layer >= tools.n_layers / 2 else "not_used", place=tools.place(layer))
+    return Decision(locus="not_used", place=tools.place(layer))
 
 
-IN_TIME: Final = {  # what each says of what it finds before it is late
-    "probes alone": "not_used",
-    "last-token patching alone": "not_routed",
-    "best cell without a split": "not_used",
-    "attention knockout alone": "not_used",
+class Method(NamedTuple):
+    """A way to locate a loss; `in_time` is what it says of what it finds at some layer, unless that is late."""
+
+    find: Callable[[Tools], Decision]
+    in_time: str
+
+
+METHODS: Final = {
+    "probes alone": Method(probes_alone, "not_used"),
+    "last-token patching alone": Method(last_token_patching, "not_routed"),
+    "best cell without a split": Method(best_cell, "not_used"),
+    "attention knockout alone": Method(knockout_alone, "not_used"),
 }
-METHODS: Final[dict[str, Callable[[Tools], Decision]]] = {
-    "probes alone": probes_alone,
-    "last-token patching alone": last_token_patching,
-    "best cell without a split": best_cell,
-    "attention knockout alone": knockout_alone,
-}
 
 
-def baselines(study: Study, *, limits: Thresholds) -> dict[str, Decision]:
-    """What each method says of a model that has a loss of its own."""
-    tools = Tools(study, Findings(Asking(study, there=limits.there), seed=study.settings.seed))
-    return {name: method(tools) for name, method in METHODS.items()}
+def baselines(study: Study, findings: Findings) -> dict[str, dict[str, Any]]:
+    """What each method says of a model that has a loss of its own; late is the second half of the layers."""
+    tools = Tools(study, findings)
+    said = {name: method.find(tools) for name, method in METHODS.items()}
+    return {
+        name: dated({"locus": each.locus, "place": each.place}, name, tools.n_layers // 2)
+        for name, each in said.items()
+    }
 
 
 def dated(said: dict[str, Any], method: str, late_from: int) -> dict[str, Any]:
     """What a method says if things are late from another layer on."""
-    if said["locus"] not in ("too_late", IN_TIME[method]) or said["place"] is None:
+    in_time = METHODS[method].in_time
+    if said["locus"] not in ("too_late", in_time) or said["place"] is None:
         return said
-    return {**said, "locus": "too_late" if layer_of(said["place"]) >= late_from else IN_TIME[method]}
+    return {**said, "locus": "too_late" if layer_of(said["place"]) >= late_from else in_time}
 
 
 def _failed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,25 +10,22 @@ import pandas as pd
 from _planted_baselines import METHODS, dated
 from scipy.stats import binomtest
 
-from seamscope.experiments.organism import Fault
+from seamscope.experiments.organism._faults import LAYERS
 from seamscope.hooks import Site
 
 NOT_OURS: Final = ("none", "text_skill", "format")
 BINS: Final = 10
-LATEST: Final = 8  # layers of the models' decoders
 
 
-def summary(
-    records: Sequence[dict[str, Any]], chosen: Sequence[Fault], *, elsewhere: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def summary(records: Sequence[dict[str, Any]], *, elsewhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Everything that is reported of the records; the baselines take what they have to choose from those elsewhere."""
-    counted, planted = still(records), [each for each in chosen if each.shaken is None]
+    counted = still(records)
     return {
         "models": len(counted),
-        "trained": sum(fault.trained for fault in planted),
-        "healthy": sum(fault.locus == "none" for fault in planted),
+        "trained": sum(record["trained"] for record in counted),
+        "healthy": sum(record["truth"]["locus"] == "none" for record in counted),
         "shaken": len(records) - len(counted),
-        "twice": sum(bool(fault.also) for fault in planted),
+        "twice": sum(bool(record["truth"]["also"]) for record in counted),
         **scores(records, [record["locator"] for record in records]),
         "by_base": by_base(counted),
         **calibration(counted),
@@ -106,7 +103,7 @@ def baseline(method: str, records: Sequence[dict[str, Any]], elsewhere: Sequence
             right_class(each["truth"], dated(each["baselines"][method], method, late_from)) for each in elsewhere
         )
 
-    best = max(range(LATEST + 1), key=hits)
+    best = max(range(LAYERS + 1), key=hits)
     return {**scores(records, [dated(each, method, best) for each in own]), "late_from": best}
 
 

@@ -50,7 +50,7 @@ from _renderings import drawn, looks
 from scipy.stats import binomtest
 
 from seamscope.experiments import Run, Settings, Study, locate
-from seamscope.experiments._tables import replacing
+from seamscope.experiments._files import replacing
 from seamscope.experiments.tasks import DATA_SETS, Look, generated
 from seamscope.hooks import RunError
 from seamscope.probes import side_by_side

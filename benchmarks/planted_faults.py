@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from functools import partial
@@ -40,7 +41,9 @@ from _planted_figure import draw
 from _planted_scores import NOT_OURS, still, summary, told
 
 from seamscope.experiments import Run, Settings, Study, Thresholds, Verdict, locate
-from seamscope.experiments._tables import replacing
+from seamscope.experiments._files import replacing
+from seamscope.experiments.locator._asking import Asking
+from seamscope.experiments.locator._evidence import Findings
 from seamscope.experiments.organism import faults
 from seamscope.hooks import RunError
 from seamscope.probes import side_by_side
@@ -64,6 +67,8 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
     settings = Settings(model=fault.model, task=fault.task, n=n, seed=fault.shaken or 0)
     study = Study(Run(out / name, settings), workers=1)
     verdict = locate(study)
+    findings = Findings(Asking(study, there=Thresholds().there), seed=settings.seed)
+    loss = float(findings.of("loss")[0])
     seconds = time.perf_counter() - begun
     found = {
         "name": name,
@@ -72,7 +77,7 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
         "base": fault.base,
         "trained": fault.trained,
         "shaken": fault.shaken is not None,
-        "loss": loss_of(study),
+        "loss": None if math.isnan(loss) else loss,
         "truth": {"locus": fault.locus, "place": fault.place, "also": fault.also},
         "locator": {
             "locus": verdict.locus,
@@ -86,25 +91,18 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
         ],
         "spent": dict(verdict.spent),
         "seconds": seconds,
-        "baselines": others(study, verdict),
+        "baselines": others(study, findings, verdict),
     }
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(found))
     return found
 
 
-def loss_of(study: Study) -> float | None:
-    """Of the answers that come from the gold intermediate, the share that direct runs fail on."""
-    right = study.answers.pivot(index="id", columns="condition", values="correct").astype(bool)
-    return float(1 - right.direct[right.oracle].mean()) if right.oracle.any() else None
-
-
-def others(study: Study, verdict: Verdict) -> dict[str, Any]:
+def others(study: Study, findings: Findings, verdict: Verdict) -> dict[str, Any]:
     """What each baseline says; where answers alone decide, all say what the answers say."""
     if verdict.locus in NOT_OURS:
         return {name: {"locus": verdict.locus, "place": None} for name in METHODS}
-    said = baselines(study, limits=Thresholds())
-    return {name: {"locus": each.locus, "place": each.place} for name, each in said.items()}
+    return baselines(study, findings)
 
 
 def main() -> None:
@@ -118,14 +116,13 @@ def main() -> None:
     parser.add_argument("--save", dest="keep", action="store_true", help="write the result")
     parser.add_argument("--plot", action="store_true", help="draw the confusion matrix and the baselines")
     options = parser.parse_args()
-    chosen = [each for each in faults().values() if each.held_back in HALVES[options.half]]
+    names = [fault.name for fault in faults().values() if fault.held_back in HALVES[options.half]]
     options.out.mkdir(parents=True, exist_ok=True)
-    names = [fault.name for fault in chosen]
     act = partial(examine, out=options.out.absolute(), n=options.n)
     records = side_by_side(act, names, workers=options.workers, what="models", unit="model", progress=True)
     elsewhere = kept_records(OTHER[options.half]) if options.half in OTHER else []
     found = {
-        **summary(records, chosen, elsewhere=elsewhere),
+        **summary(records, elsewhere=elsewhere),
         "half": options.half,
         "items": options.n,
         "about": about("torch", "transformers", "scikit-learn", "numpy"),

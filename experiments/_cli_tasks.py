@@ -48,7 +48,7 @@ def show_task(
 ) -> None:
     """Write a contact sheet of a task's items and their counterfactual partners, to look at."""
     from . import tasks
-    from ._tables import replacing
+    from ._files import replacing
 
     task = tasks.get(name)
     file = o.picture_file(out or Path(f"{task.name}.{profile}.png"))

@@ -12,9 +12,9 @@ from seamscope.hooks import Batch, Check, Site, Vlm, load_vlm, run_checks
 from . import tasks
 from ._amounts import ranges, size_text, time_text
 from ._costs import Cost, Memory, captured_shapes, estimate, measure_memory, timed_forward
+from ._files import replacing
 from ._overlay import STACKS, draw_overlay, token_table
 from ._sample import sample_item
-from ._tables import replacing
 from .tasks import Item
 
 T = TypeVar("T")

@@ -67,11 +67,10 @@ def repairs_in_words(repairs: Sequence[Repair]) -> str:
     """What the repair that the verdict names brings right, beside the best of the others."""
     if not repairs:
         return "No repair was tried."
-    named, others = ([each for each in repairs if each.named is which] for which in (True, False))
+    named, others = _apart(repairs)
     told = [f"the repair that the verdict names, {_brought(each)}" for each in named]
     if others:
-        best = max(others, key=lambda each: -1 if math.isnan(each.restored) else each.restored)
-        told.append(f"the best of the others, {_brought(best)}")
+        told.append(f"the best of the others, {_brought(_best(others))}")
     sentence = f"Of the answers that fail directly, {'; '.join(told)}."
     if not named:
         return f"The verdict names none of the repairs that were tried. {sentence}"
@@ -80,12 +79,10 @@ def repairs_in_words(repairs: Sequence[Repair]) -> str:
 
 def bearing(repairs: Sequence[Repair]) -> str:
     """What repairs say of the verdict; nothing where it names none or all of them."""
-    named, others = (
-        [each for each in repairs if each.named is which and not math.isnan(each.restored)] for which in (True, False)
-    )
+    named, others = _apart([each for each in repairs if not math.isnan(each.restored)])
     if not named or not others:
         return ""
-    right, other = (max(each, key=lambda repair: repair.restored) for each in (named, others))
+    right, other = _best(named), _best(others)
     if other.low > right.high:
         return "Another repair than the one it names brings back more: that speaks against the verdict."
     if right.low <= (right.control or 0.0):
@@ -93,6 +90,15 @@ def bearing(repairs: Sequence[Repair]) -> str:
     if right.low > other.high:
         return "What it names brings back more than any other: that supports the verdict."
     return "Whether what it names brings back more than the others cannot be told: that decides nothing."
+
+
+def _apart(repairs: Sequence[Repair]) -> tuple[list[Repair], list[Repair]]:
+    """Those that the verdict names, and the others."""
+    return [each for each in repairs if each.named], [each for each in repairs if not each.named]
+
+
+def _best(repairs: Sequence[Repair]) -> Repair:
+    return max(repairs, key=lambda each: -math.inf if math.isnan(each.restored) else each.restored)
 
 
 def _brought(repair: Repair) -> str:

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from seamscope.hooks import RunError, choose
 from seamscope.probes import side_by_side
 
+from ._files import Sums, read_table, replacing, write_table
 from ._identity import UNCOUNTED, made_from
-from ._tables import Sums, read_table, replacing, write_table
 
 SETTINGS_FILE: Final = "run.json"
 LOCK_FILE: Final = ".lock"

@@ -20,6 +20,7 @@ from . import tasks
 from ._capture import Capture
 from ._conditions import composition_gap, run_conditions
 from ._erasing_effects import decodable_and_causal
+from ._files import replacing
 from ._identity import used_by
 from ._members import Members
 from ._model import load
@@ -32,7 +33,6 @@ from ._run import Run, Settings
 from ._study_erasing import erased, pushed
 from ._study_lens import read_layers, tuned_lens
 from ._study_patching import located, named, patched, screened, shown, swept
-from ._tables import replacing
 from ._verdict import Verdict
 from .figures._learning import learning_rows
 from .locator import locate

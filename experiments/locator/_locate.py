@@ -19,13 +19,12 @@ from ._tried import all_needed, tried
 if TYPE_CHECKING:
     from .._study import Study
 
-# what stands beside a class as causal evidence, though nothing is decided by it
+# what stands beside a class as causal evidence, though nothing is decided by it: of all that the reading positions tell
 BESIDE: Final = {
     "not_routed": ("needs", "given"),
     "too_late": ("needs", "given", "form"),
     "not_used": ("needs", "given", "form"),
 }
-READ: Final = ("not_routed", "too_late", "not_used")  # told by what is at the reading positions
 RARE: Final = 0.05  # what fewer resamples than these want to know is not measured for them
 
 
@@ -148,7 +147,7 @@ def _overturn(decision: Decision) -> list[str]:
 
 def _unseen(findings: Findings, decision: Decision) -> list[str]:
     """What too few items leave open."""
-    if decision.locus not in READ:
+    if decision.locus not in BESIDE:
         return []
     pairs = {number: findings.curves.pairs(number) for number in findings.curves.objects}
     few = [number for number in pairs if pairs[number] < ENOUGH]

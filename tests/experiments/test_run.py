@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seamscope.experiments import Run, Settings
+from seamscope.experiments._files import SUMS_FILE, partial_of, replacing
 from seamscope.experiments._identity import _digest, made_from
 from seamscope.experiments._run import UNCOUNTED, check_place, read_settings, settings_of
-from seamscope.experiments._tables import SUMS_FILE, partial_of, replacing
 from seamscope.hooks import RunError
 
 TABLE = pd.DataFrame(

@@ -66,7 +66,8 @@ class Sums:
 
     def agree(self, name: str, content: bytes) -> bool:
         """Whether a file holds what was noted."""
-        return bool(self._held().get(name, _sum(content)) == _sum(content))
+        noted = self._held().get(name)
+        return noted is None or bool(noted == _sum(content))
 
     def _held(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
