@@ -1,8 +1,8 @@
 """Teach the small decoders of the planted faults: `python -m seamscope.experiments.organism.train_taught`.
 
 The tower is that of the organism that composes; for the schools that are blind it is one that sees no shapes, which is
-taught first. Every school is taught with its own seed and kept in `taught/`. With fixed seeds, about five minutes on
-one CPU core for 2,000 steps.
+taught first. Every school is taught with the seed that it names, up to now the same, and kept in `taught/`; about five
+minutes on one CPU core for 2,000 steps.
 """
 
 from __future__ import annotations
