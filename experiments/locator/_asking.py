@@ -15,7 +15,7 @@ from seamscope.hooks import Site
 
 from .._preflight import check_pairs
 from .._sweeper import Sweeper
-from ..sweeps import HOLD, layer_cells
+from ..sweeps import HOLD, SEVERED, layer_cells
 from ._hand_over import Spot, hand_over
 from ._pairs import Pairs, along, apart, named, way
 from ._repairs import Spots, mend
@@ -129,6 +129,10 @@ class Asking:
     def hold(self) -> pd.DataFrame:
         """What the image positions held before a layer, held in it and all after it."""
         return self._swept("hold", {HOLD: ""})
+
+    def severed(self) -> pd.DataFrame:
+        """Direct runs whose reading positions read nothing of the objects, or as little of the rest of the picture."""
+        return self._swept("severed", {SEVERED: ""})
 
     def repairs(self, spots: Spots) -> pd.DataFrame:
         """What repairs of the model's own states bring back."""

@@ -138,6 +138,7 @@ MEASURES: Final[dict[str, Callable[[Findings], Floats]]] = {
     "hold": _patched.hold,
     "needs": _patched.needs,
     "given": _patched.given,
+    "severed": _patched.severed,
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from .._verdict import LOCI, OVERTURN, Loss, Verdict, named
+from .._verdict import LOCI, OVERTURN, Evidence, Loss, Verdict, named
 from ._asking import Asking
 from ._decide import ENOUGH, Decision, Facts, Thresholds, decide
 from ._evidence import Findings, NotAskedError, Row
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # what stands beside a class as causal evidence, though nothing is decided by it: of all that the reading positions tell
 BESIDE: Final = {
-    "not_routed": ("needs", "given"),
-    "too_late": ("needs", "given", "form"),
-    "not_used": ("needs", "given", "form"),
+    "not_routed": ("severed", "needs", "given"),
+    "too_late": ("severed", "needs", "given", "form"),
+    "not_used": ("severed", "needs", "given", "form"),
 }
 RARE: Final = 0.05  # what fewer resamples than these want to know is not measured for them
 
@@ -47,6 +47,7 @@ def locate(study: Study, *, thresholds: Thresholds | None = None) -> Verdict:
         for number in loss.objects:
             of_object(findings, number, loss)
     repairs = tried(findings, told, limits)
+    gap = _gap(study)
     layers = [other.layer for other in others if other.locus == first.locus and other.layer is not None]
     return Verdict(
         task=study.task.name,
@@ -58,8 +59,8 @@ def locate(study: Study, *, thresholds: Thresholds | None = None) -> Verdict:
         confidence=sure,
         summary=_summary(told, nowhere=told.place is not None and told.place == findings.places[0], doubtful=doubtful),
         overturn=" ".join((*_overturn(told), *_unseen(findings, told))),
-        gap=_gap(study),
-        evidence=tuple(findings.notes),
+        gap=gap,
+        evidence=(*_survives(gap), *findings.notes),
         objects=told.objects,
         also=tuple(Loss(locus=each.locus, place=each.place, objects=each.objects) for each in told.also),
         repairs=repairs,
@@ -179,6 +180,24 @@ def _gap(study: Study) -> dict[str, Any]:
     return found
 
 
+def _survives(gap: Mapping[str, float]) -> list[Evidence]:
+    """The gap where it cannot be a single step's, as evidence; nothing where no item passes both."""
+    if not gap["groups_passing"]:
+        return []
+    return [
+        Evidence(
+            question="Does the gap survive equal budgets, where both steps pass?",
+            kind="behaviour",
+            measure="accuracy of cascaded runs less that of direct runs, items whose steps both pass alone",
+            estimate=gap["passing"],
+            low=gap["passing_low"],
+            high=gap["passing_high"],
+            control=None,
+            finding="if not, a step that fails alone explains it",
+        )
+    ]
+
+
 def _spent(findings: Findings) -> dict[str, float]:
     """How much was run: answers, probed cells, patched runs."""
     made = findings.asking.made
@@ -190,5 +209,5 @@ def _spent(findings: Findings) -> dict[str, float]:
     return {
         "answers": len(findings.asking.answers) + rows("longer") + 2 * rows("handed"),
         "probed_cells": sum(map(len, cells)),
-        "patched_runs": rows("hold", "needs", "given") + 2 * rows("repairs"),
+        "patched_runs": rows("hold", "needs", "given", "severed") + 2 * rows("repairs"),
     }

@@ -74,6 +74,29 @@ def given(found: Findings) -> Floats:
     )
 
 
+def severed(found: Findings) -> Floats:
+    """What direct answers lose when the reading positions are cut off from the objects, beyond the control's cut."""
+    rows = found.asking.severed()
+    if rows.empty:  # no token of an object enters the decoder
+        return np.full(len(found.items.weights), np.nan)
+    rows = rows.assign(lost=rows.base - rows.patched)
+    own, control = (
+        found.items.mean(found.items.column(rows[rows.experiment == name], "lost"))
+        for name in ("knockout", "knockout_control")
+    )
+    found.note(
+        "Does cutting the route from the objects to the reading positions hurt?",
+        "patch",
+        "nats of the right answer's log-probability that are lost when no layer attends to the objects there",
+        own,
+        "if not, what is right in the answer does not come by that route",
+        control=float(control[0]),
+        span="reading",
+    )
+    net: Floats = own - control
+    return net
+
+
 def usable(found: Findings) -> int:
     """The layer at whose reading positions the text run's own state does nearly as well as in any early layer."""
     share, control = _restored(found, found.asking.given(), "cross")

@@ -61,6 +61,15 @@ def knockouts(
     return trials
 
 
+def severed(vlm: Vlm) -> Plan:
+    """The reading positions cut off from the objects' own tokens in all layers at once: a knockout of one window.
+
+    What the answer loses, it has by this route, or by others that begin with it. As the window is not chosen, neither
+    is the place of the strongest effect.
+    """
+    return knockouts(vlm, pairs=(("reading", "objects"),), window=vlm.n_layers)
+
+
 def exits(vlm: Vlm, *, keys: str = "image", run: Who = CUT) -> Plan:
     """From every layer on, no later position reads the image's tokens any more (visual-token exit, 2411.19628).
 

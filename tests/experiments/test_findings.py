@@ -140,6 +140,31 @@ def test_needs_are_shares_of_what_all_words_are_worth(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(found.of("needs")[0], [1.0, 0.6, 0.4, 0.0], atol=1e-6)
 
 
+def cut(name: str, lost: np.ndarray) -> pd.DataFrame:
+    """Right answers whose log-probability falls by so much."""
+    return pd.DataFrame({"experiment": name, "group": GROUPS, "base": -1.0, "patched": -1.0 - lost})
+
+
+def test_what_a_cut_route_costs_is_counted_beyond_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = np.arange(N) / N
+    table = pd.concat([cut("knockout", 3 * lost), cut("knockout_control", lost)])
+    found = found_in(monkeypatch, answered(RIGHT), severed=table)
+    values = found.of("severed")
+    assert values[0] == pytest.approx(2 * lost.mean())
+    note = found.notes[-1]
+    assert (note.estimate, note.control) == (pytest.approx(3 * lost.mean()), pytest.approx(lost.mean()))
+    assert note.low < note.estimate < note.high
+    assert "does not come by that route" in note.finding
+
+
+def test_where_nothing_can_be_cut_nothing_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that attends to the picture from outside has no tokens of objects."""
+    found = found_in(monkeypatch, answered(RIGHT), severed=cut("knockout", np.ones(N))[:0])
+    before = len(found.notes)
+    assert np.isnan(found.of("severed")).all()
+    assert len(found.notes) == before
+
+
 def test_every_measurement_leaves_a_note(findings: Findings) -> None:
     before = len(findings.notes)
     for name in ("path", "words", "reading", "text_reading", "hold"):

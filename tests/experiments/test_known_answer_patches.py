@@ -19,6 +19,7 @@ from seamscope.experiments.sweeps import (
     knockouts,
     layer_cells,
     paths,
+    severed,
     sites_of,
     summarise_sweep,
     sweep,
@@ -206,6 +207,17 @@ def test_knockout_hurts_in_windows_that_hold_every_copying_layer(
     assert share[~hurts].abs().max() < NOTHING
     assert rows.right[~hurts].all()
     assert len(rows.experiment.unique()) == 3
+
+
+@EACH
+def test_cutting_all_layers_hurts_whichever_of_them_copies(name: str, tasks: dict[str, JsonlTask]) -> None:
+    """And to cut as many other tokens of the picture does not."""
+    vlm = load(name)
+    rows = sweep_all(vlm, tasks[name], tasks[name].items(N), [severed(vlm)])
+    share = ((rows.base_difference - rows.difference) / GAIN).groupby(rows.experiment)
+    assert share.size().to_dict() == {"knockout": N, "knockout_control": N}
+    assert share.min()["knockout"] > 0.9
+    assert share.max().abs()["knockout_control"] < NOTHING
 
 
 @EACH

@@ -268,6 +268,18 @@ def test_one_loss_needs_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None
     assert verdict.spent["answers"] == 3 * N + 2 * 2 * N
 
 
+def test_at_the_reading_positions_the_route_is_cut_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decided by it: it stands beside the class."""
+    cut = pd.DataFrame({"experiment": ["knockout", "knockout_control"], "patched": [-3.0, -1.5]})
+    severed = pd.DataFrame({"group": GROUPS, "base": -1.0}).merge(cut, how="cross")
+    seen = {"path": along(held(None)), "reading": read(EVER), "form": read(EVER), "severed": severed}
+    verdict = located(monkeypatch, {"hand over before": 0.9, "hand over behind": 0.9}, **seen)
+    assert verdict.locus == "not_used"
+    (row,) = (each for each in verdict.evidence if "cutting the route" in each.question)
+    assert (row.estimate, row.control) == (pytest.approx(2.0), pytest.approx(0.5))
+    assert located(monkeypatch, PLANNED).locus == "not_encoded"  # where nothing is to be cut, nothing is
+
+
 def test_of_a_healthy_model_only_the_answers_are_asked(tmp_path: Path) -> None:
     settings = Settings(model="fault:none.small-counting", task="counting", n=30)
     verdict = locate(Study(Run(tmp_path / "run", settings)))
@@ -275,6 +287,9 @@ def test_of_a_healthy_model_only_the_answers_are_asked(tmp_path: Path) -> None:
     assert verdict.spent["answers"] == 30 * 4
     assert verdict.spent["probed_cells"] == verdict.spent["patched_runs"] == 0
     assert verdict.repairs == ()
+    survives = verdict.evidence[0]
+    assert survives.question.startswith("Does the gap survive")
+    assert (survives.estimate, survives.low) == (verdict.gap["passing"], verdict.gap["passing_low"])
     assert {file.name for file in (tmp_path / "run").glob("*.csv")} <= {"answers.counting.csv", "gap.csv"}
     assert verdict.confidence >= T.sure
     again = locate(Study(Run(tmp_path / "run", settings)))
