@@ -21,7 +21,7 @@ Experiments = Annotated[
     typer.Option(
         "--experiment",
         "-e",
-        help="denoise, noise, cross, knockout, severed, exit, attention, ...; repeatable. Without: what locating needs.",
+        help="denoise, noise, cross, knockout, severed, exit, screen, ...; repeatable. Without: what locating needs.",
         show_default=False,
     ),
 ]
