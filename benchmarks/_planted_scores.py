@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +27,8 @@ def summary(records: Sequence[dict[str, Any]], *, elsewhere: Sequence[dict[str, 
         "shaken": len(records) - len(counted),
         "twice": sum(bool(record["truth"]["also"]) for record in counted),
         **scores(records, [record["locator"] for record in records]),
-        "by_base": by_base(counted),
+        "by_base": parted(counted, by_base),
+        "by_seed": parted(counted, by_seed),
         **calibration(counted),
         "loss": losses(records),
         "cannot_tell": sum(record["locator"]["locus"] == "cannot_tell" for record in counted),
@@ -147,12 +148,22 @@ def _error(stated: Any, hits: Any) -> float:
     return float(sum(parts))
 
 
-def by_base(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How often the locator names the right class, by the model that was altered and its data set."""
+def by_base(record: dict[str, Any]) -> str:
+    """The model that was altered, and its data set."""
+    base = "taught" if record["trained"] else record["base"].split("-")[0]
+    return f"{base} {record['task']}"
+
+
+def by_seed(record: dict[str, Any]) -> str:
+    """The seed of alterations, lessons and items."""
+    return str(record["seed"])
+
+
+def parted(records: Sequence[dict[str, Any]], by: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """How often the locator names the right class, in each part of the models."""
     hits: dict[str, list[bool]] = {}
     for record in records:
-        base = "taught" if record["trained"] else record["base"].split("-")[0]
-        hits.setdefault(f"{base} {record['task']}", []).append(right_class(record["truth"], record["locator"]))
+        hits.setdefault(by(record), []).append(right_class(record["truth"], record["locator"]))
     return {name: rate(own) for name, own in sorted(hits.items())}
 
 

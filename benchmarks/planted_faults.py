@@ -8,13 +8,16 @@ the other.
 
 - `class_accuracy`: the class is right; "cannot tell" is wrong. Of two losses the locator has to name both classes and
   of one no second; of the baselines, which name one, the first is enough. `class_of_losses`: where there is one to
-  locate. `by_base`: by the model that was altered, as those that share it are no independent samples.
+  locate. `by_base`: by the model that was altered, as those that share it are no independent samples. `by_seed`: by
+  the seed of alterations, lessons and items.
 - `layer_within_one`: of the models that lose it at a known layer, those of which the verdict names class and stack, and
   that layer or one beside it; `layer_alone`: whatever the class.
 - `false_alarm_rate`: of the healthy models, those in which a loss is claimed; to these belong `shaken` ones, whose
   weights are a little off, on items of their own, which count nowhere else.
 - `expected_calibration_error`: over ten bins of the stated confidence, of the verdicts that claim anything; its
   bootstrap over models is blind to errors too rare to have been seen. `claims_right`: how many of these are right.
+- `severed`: what is lost of the right answer's log-probability (nats) when the route is cut, beyond the control, where
+  the locator asks.
 - `loss`: of the answers that the gold intermediate gives, those that direct runs fail on; the least of the models with
   a planted loss, the most of the healthy.
 - `baselines` are told by the same answers whether there is a loss of theirs to locate; each then has its own method
@@ -44,6 +47,7 @@ from seamscope.experiments import Run, Settings, Study, Thresholds, Verdict, loc
 from seamscope.experiments._files import replacing
 from seamscope.experiments.locator._asking import Asking
 from seamscope.experiments.locator._evidence import Findings
+from seamscope.experiments.locator._locate import BESIDE
 from seamscope.experiments.organism import faults
 from seamscope.hooks import RunError
 from seamscope.probes import side_by_side
@@ -64,7 +68,7 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     fault, begun = faults()[name], time.perf_counter()
-    settings = Settings(model=fault.model, task=fault.task, n=n, seed=fault.shaken or 0)
+    settings = Settings(model=fault.model, task=fault.task, n=n, seed=fault.seed)
     study = Study(Run(out / name, settings), workers=1)
     verdict = locate(study)
     findings = Findings(Asking(study, there=Thresholds().there), seed=settings.seed)
@@ -76,7 +80,8 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
         "task": fault.task,
         "base": fault.base,
         "trained": fault.trained,
-        "shaken": fault.shaken is not None,
+        "shaken": fault.shaken,
+        "seed": fault.seed,
         "loss": None if math.isnan(loss) else loss,
         "truth": {"locus": fault.locus, "place": fault.place, "also": fault.also},
         "locator": {
@@ -85,6 +90,7 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
             "also": list(dict.fromkeys(each.locus for each in verdict.also)),
             "confidence": verdict.confidence,
         },
+        "severed": float(findings.of("severed")[0]) if verdict.locus in BESIDE else None,
         "repairs": [
             {"name": each.name, "named": each.named, "restored": each.restored, "control": each.control, "n": each.n}
             for each in verdict.repairs

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from seamscope.hooks import ModelError, choose, load_vlm
 
 from ..tasks import DATA_SETS, generated
 from ._alter import DONORS, HOW, Alteration, Altered
+from ._school import School
 from ._schools import SCHOOLS, graduate
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ LAYERS: Final = 8  # of the decoders of all planted models
 COMPOSING: Final = "composing"
 TOWER: Final = (0, 1, 2, 3)
 EARLY: Final = (0, 1, 2)
+LATE: Final = (2, 3, 4)
+SEEDS: Final = (1, 2)  # of further donors and rotations
 ENDS: Final = {"cards.sum": ("left", "right"), "cards.sort": ("left", "right"), "rendered_text": ("top", "bottom")}
 SHAKEN: Final = 0.06
 SHAKES: Final = 8  # of each model that composes
@@ -39,7 +42,8 @@ class Fault:
 
     `base` is the model that is altered. `locus` and `place` are the truth, a class of `LOCI` and a site; `also` are the
     classes of further losses, of other objects. `trained`: the fault was there when the model learned to speak.
-    `shaken`: the seed by which all weights are moved a little, by `SHAKEN` of their size.
+    `shaken`: whether all weights are moved a little, by `SHAKEN` of their size. `seed`: of that, of alterations and
+    lessons, and of the items that the benchmark asks.
     """
 
     name: str
@@ -50,7 +54,8 @@ class Fault:
     also: tuple[str, ...] = ()
     alterations: tuple[Alteration, ...] = ()
     trained: bool = False
-    shaken: int | None = None
+    shaken: bool = False
+    seed: int = 0
 
     @property
     def held_back(self) -> bool:
@@ -85,7 +90,7 @@ def at(place: str, *, part: str = "all") -> tuple[Alteration, ...]:
 def faults() -> dict[str, Fault]:
     """Every planted model, by its name."""
     made = (*_by_intervention(), *_by_training())
-    return {fault.name: fault for fault in (*made, *_shaken(made))}
+    return {fault.name: fault for fault in (*made, *_reseeded(made), *_shaken(made))}
 
 
 def _by_intervention() -> Iterator[Fault]:
@@ -105,7 +110,7 @@ def _by_intervention() -> Iterator[Fault]:
             kinds["none-late-reading"] = ("none", None, reading((LAYERS - 1,), "resample"))
         kinds |= {f"tower-{k}": ("not_encoded", f"vision.{k}.resid_post", at(f"vision.{k}.resid_post")) for k in TOWER}
         kinds |= {f"overwritten-{k}": ("overwritten", f"lm.{k}.resid_post", at(f"lm.{k}.resid_post")) for k in EARLY}
-        kinds |= {f"late-{k}": ("too_late", f"lm.{k}.resid_post", reading(range(k), "blank")) for k in (2, 3, 4)}
+        kinds |= {f"late-{k}": ("too_late", f"lm.{k}.resid_post", reading(range(k), "blank")) for k in LATE}
         for kind, (locus, place, alterations) in kinds.items():
             yield Fault(
                 name=_called(kind, base, task), task=task, base=base, locus=locus, place=place, alterations=alterations
@@ -164,7 +169,20 @@ def _by_training() -> Iterator[Fault]:
             place=place,
             alterations=reading(range(school.late), "blank"),
             trained=True,
+            seed=0 if school.seed == School.seed else school.seed,
         )
+
+
+def _reseeded(made: Iterable[Fault]) -> Iterator[Fault]:
+    """The composing organism with other donors and rotations: each class on every data set, and those of two losses."""
+    for seed, fault in product(SEEDS, made):
+        if fault.base != COMPOSING:
+            continue
+        kinds = ["projector", "unrouted", "unread"]
+        kinds += [f"tower-{TOWER[seed]}", f"overwritten-{EARLY[seed]}", f"late-{LATE[seed]}"]
+        if fault.name.partition(".")[0] in kinds or (fault.also and seed == SEEDS[0]):
+            alterations = tuple(replace(each, seed=seed) for each in fault.alterations)
+            yield replace(fault, name=f"seed-{seed}.{fault.name}", alterations=alterations, seed=seed)
 
 
 def _shaken(made: Iterable[Fault]) -> Iterator[Fault]:
@@ -172,7 +190,7 @@ def _shaken(made: Iterable[Fault]) -> Iterator[Fault]:
     for fault in made:
         if fault.locus == "none" and (fault.trained or not fault.alterations):
             for seed in range(SHAKES):
-                yield replace(fault, name=f"shaken-{seed}.{fault.name}", shaken=seed)
+                yield replace(fault, name=f"shaken-{seed}.{fault.name}", shaken=True, seed=seed)
 
 
 def _shake(model: nn.Module, seed: int) -> None:
@@ -193,8 +211,8 @@ def plant(name: str, **options: Any) -> Vlm:
     fault = find(name)
     vlm = load_vlm("organism-composing", **options) if fault.base == COMPOSING else graduate(fault.base, **options)
     vlm.name = fault.model
-    if fault.shaken is not None:
-        _shake(vlm.model, fault.shaken)
+    if fault.shaken:
+        _shake(vlm.model, fault.seed)
     if fault.alterations:
         task = generated(fault.task)
         donors = [task.item(k, seed=DONOR_SEED, split="train").prompt("perceive") for k in range(DONORS)]

@@ -175,17 +175,15 @@ def _target(school: School, item: Item, condition: str, pool: Pool, rng: np.rand
 def _loss(model: Any, school: School, batch: dict[str, Tensor], seen: Tensor | None) -> Tensor:
     labels = batch["labels"]
     decoder = model.model.language_model
-    with torch.autocast("cpu", torch.bfloat16):
-        embedded = decoder.embed_tokens(batch["input_ids"])
-        shown = batch["input_ids"] == model.config.image_token_id
-        if seen is not None:
-            image = model.model.multi_modal_projector(seen)
-            embedded = embedded.masked_scatter(shown[..., None], image.to(embedded.dtype))
-        with _unread(decoder, shown, school.late if seen is not None else 0):
-            hidden = decoder(inputs_embeds=embedded, attention_mask=batch["attention_mask"], use_cache=False)
-        wanted = labels[:, 1:] != IGNORED
-        logits = model.lm_head(hidden.last_hidden_state[:, :-1][wanted])
-    return torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted])
+    embedded = decoder.embed_tokens(batch["input_ids"])
+    shown = batch["input_ids"] == model.config.image_token_id
+    if seen is not None:
+        embedded = embedded.masked_scatter(shown[..., None], model.model.multi_modal_projector(seen))
+    with _unread(decoder, shown, school.late if seen is not None else 0):
+        hidden = decoder(inputs_embeds=embedded, attention_mask=batch["attention_mask"], use_cache=False)
+    wanted = labels[:, 1:] != IGNORED
+    logits = model.lm_head(hidden.last_hidden_state[:, :-1][wanted])
+    return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ SCALE: Final = ".scale"
 BLIND: Final = "blind-tower"
 LEVELS: Final = 127
 
-SCHOOLS: Final[dict[str, School]] = {
+FIRST: Final[dict[str, School]] = {
     "small-cards.sum": School(task="cards.sum", steps=3_000),
     "small-counting": School(task="counting", steps=4_000),
     "late-cards.sum": School(task="cards.sum", late=5, steps=2_000, shares=RARELY),
@@ -48,6 +49,13 @@ SCHOOLS: Final[dict[str, School]] = {
     "wordy-cards.sort": School(task="cards.sort", filler=24, steps=1_200),
     "wordy-counting": School(task="counting", filler=24, after="small-counting", steps=500),
 }
+AGAIN: Final = (  # from other weights, in another order
+    "late-counting",
+    "narrow-cards.sort",
+    "coarse-cards.sum",
+    "coarse-cards.sort",
+)
+SCHOOLS: Final = {**FIRST, **{f"{name}-seed-2": replace(FIRST[name], seed=2) for name in AGAIN}}
 
 
 def keep(model: Any, file: Path, *, tower: bool = False) -> None:

@@ -1,8 +1,9 @@
 """Teach the small decoders of the planted faults: `python -m seamscope.experiments.organism.train_taught`.
 
 The tower is that of the organism that composes; for the schools that are blind it is one that sees no shapes, which is
-taught first. Every school is taught with the seed that it names, up to now the same, and kept in `taught/`; about five
-minutes on one CPU core for 2,000 steps.
+taught first. Every school is taught with the seed that it names, which says from which weights and in which order, and
+kept in `taught/`; about a quarter of an hour on one slow CPU core for 2,000 steps. What ships of the first seed was
+taught in bfloat16, which only some CPUs do quickly.
 """
 
 from __future__ import annotations

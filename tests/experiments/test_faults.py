@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ import torch
 from seamscope.experiments import LOCI, Thresholds
 from seamscope.experiments.organism import _faults
 from seamscope.experiments.organism._alter import Alteration
-from seamscope.experiments.organism._faults import LAYERS, PREFIX, SHAKEN, SHAKES, Fault, faults, plant
+from seamscope.experiments.organism._faults import LAYERS, PREFIX, SEEDS, SHAKEN, SHAKES, Fault, faults, plant
+from seamscope.experiments.organism._schools import SCHOOLS
 from seamscope.experiments.tasks import DATA_SETS, Item, get
 from seamscope.hooks import Batch, ModelError, Vlm, capture, load_vlm
 from seamscope.probes import pair_contrast
@@ -58,20 +61,20 @@ def base_of(fault: Fault) -> str:
 
 
 def is_plain(fault: Fault) -> bool:
-    return fault.locus == "none" and not fault.alterations and not fault.trained and fault.shaken is None
+    return fault.locus == "none" and not fault.alterations and not fault.trained and not fault.shaken
 
 
 def is_harmless(fault: Fault) -> bool:
-    return fault.locus == "none" and not is_plain(fault) and fault.shaken is None
+    return fault.locus == "none" and not is_plain(fault) and not fault.shaken
 
 
 def test_names_are_unique() -> None:
     made = [*_faults._by_intervention(), *_faults._by_training()]
-    made += list(_faults._shaken(made))
+    made += [*_faults._reseeded(made), *_faults._shaken(made)]
     assert len({fault.name for fault in made}) == len(made) == len(CATALOGUE)
     assert all(name == fault.name for name, fault in CATALOGUE.items())
     assert not any(re.search(r"[:/\s]", name) for name in CATALOGUE)
-    planted = [(f.base, f.task, f.alterations, f.shaken) for f in made]
+    planted = [(f.base, f.task, f.alterations, f.shaken, f.seed) for f in made]
     assert len(set(planted)) == len(planted)  # no model twice under two names
 
 
@@ -154,6 +157,40 @@ def test_planting_repeats_itself_and_takes_a_name_either_way() -> None:
     torch.testing.assert_close(eager.forward(batch), logits, rtol=1e-3, atol=1e-3)
 
 
+def test_further_seeds_plant_the_same_losses_in_other_ways() -> None:
+    """For each of them the composing organism has one of each class, on every data set."""
+    for name, fault in CATALOGUE.items():
+        if name.startswith("seed-"):
+            first = CATALOGUE[name.partition(".")[2]]
+            assert (fault.locus, fault.place, fault.also) == (first.locus, first.place, first.also)
+            assert {each.seed for each in fault.alterations} == {fault.seed} == {int(name[5])}
+            assert tuple(replace(each, seed=0) for each in fault.alterations) == first.alterations
+    for seed, task in product(SEEDS, DATA_SETS):
+        own = [f for f in CATALOGUE.values() if (f.base, f.task, f.seed) == ("composing", task, seed)]
+        assert Counter(fault.locus for fault in own if not fault.shaken and not fault.also) == dict.fromkeys(LOSSES, 1)
+    assert sum(bool(fault.also) for fault in CATALOGUE.values() if fault.seed == SEEDS[0]) >= 8
+
+
+@pytest.mark.parametrize("kind", ["projector", "unread"])
+def test_another_seed_alters_the_states_otherwise_and_loses_as_much(kind: str) -> None:
+    names = [f"{prefix}{kind}.composing-cards.sum" for prefix in ("", *(f"seed-{seed}." for seed in SEEDS))]
+    batch = planted(names[0]).encode(get("cards.sum").items(3, seed=1), condition="direct")
+    logits = [planted(name).forward(batch) for name in names]
+    assert not any(torch.allclose(one, other, atol=0.1) for one, other in combinations(logits, 2))
+    assert max(map(direct, names)) < 0.5 * direct("none.composing-cards.sum")
+
+
+def test_a_school_is_taught_again_from_other_weights() -> None:
+    again = {name: fault for name, fault in CATALOGUE.items() if fault.trained and fault.seed and not fault.shaken}
+    assert len(again) >= 4
+    for name, fault in again.items():
+        first = CATALOGUE[name.removesuffix(f"-seed-{fault.seed}")]
+        assert replace(fault, name=first.name, base=first.base, seed=0) == first
+        assert replace(SCHOOLS[fault.base], seed=SCHOOLS[first.base].seed) == SCHOOLS[first.base]
+        weights = [planted(each).model.lm_head.weight for each in (name, first.name)]
+        assert torch.corrcoef(torch.stack([weight.flatten() for weight in weights]))[0, 1] < 0.2
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ModelError, match=r"unknown planted model 'projecter\.small-cards\.sum'; nearest: projector"):
         plant("fault:projecter.small-cards.sum")
@@ -185,7 +222,7 @@ def test_a_healthy_model_composes(name: str) -> None:
 
 def test_a_shaken_model_composes_less_well_and_always_the_same() -> None:
     """Every model that composes is shaken as often; what each loses is less than what the locator explains."""
-    shaken = [fault for fault in CATALOGUE.values() if fault.shaken is not None]
+    shaken = [fault for fault in CATALOGUE.values() if fault.shaken]
     bases = {f.name for f in CATALOGUE.values() if is_plain(f) or (f.trained and f.locus == "none" and f not in shaken)}
     assert {fault.name.partition(".")[2] for fault in shaken} == bases
     assert {fault.locus for fault in shaken} == {"none"}
@@ -201,7 +238,7 @@ def test_a_shaken_model_composes_less_well_and_always_the_same() -> None:
     assert not any(torch.equal(weight, other[key]) for key, weight in states[0].items() if weight.numel() > 1000)
 
 
-@pytest.mark.parametrize("name", [f.name for f in CATALOGUE.values() if f.shaken == 0])
+@pytest.mark.parametrize("name", [f.name for f in CATALOGUE.values() if f.shaken and f.seed == 0])
 def test_what_a_shaken_model_loses_is_not_worth_explaining(name: str) -> None:
     right = [planted(name).score(asked(CATALOGUE[name].task, condition)).greedy for condition in ("oracle", "direct")]
     assert accuracy(name, "oracle") > Thresholds().skill
