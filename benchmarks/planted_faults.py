@@ -16,8 +16,6 @@ the other.
   weights are a little off, on items of their own, which count nowhere else.
 - `expected_calibration_error`: over ten bins of the stated confidence, of the verdicts that claim anything; its
   bootstrap over models is blind to errors too rare to have been seen. `claims_right`: how many of these are right.
-- `severed`: what is lost of the right answer's log-probability (nats) when the route is cut, beyond the control, where
-  the locator asks.
 - `loss`: of the answers that the gold intermediate gives, those that direct runs fail on; the least of the models with
   a planted loss, the most of the healthy.
 - `baselines` are told by the same answers whether there is a loss of theirs to locate; each then has its own method
@@ -47,7 +45,6 @@ from seamscope.experiments import Run, Settings, Study, Thresholds, Verdict, loc
 from seamscope.experiments._files import replacing
 from seamscope.experiments.locator._asking import Asking
 from seamscope.experiments.locator._evidence import Findings
-from seamscope.experiments.locator._locate import BESIDE
 from seamscope.experiments.organism import faults
 from seamscope.hooks import RunError
 from seamscope.probes import side_by_side
@@ -62,8 +59,8 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
     file = out / f"{name}.json"
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
-        if found["n"] != n:
-            raise RunError(f"{file} is of {found['n']} items, not {n}; choose another --out")
+        if found["n"] != n or "seed" not in found:
+            raise RunError(f"{file} is of {found['n']} items, not {n}, or of an older version; choose another --out")
         return found
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -90,7 +87,6 @@ def examine(name: str, *, out: Path, n: int) -> dict[str, Any]:
             "also": list(dict.fromkeys(each.locus for each in verdict.also)),
             "confidence": verdict.confidence,
         },
-        "severed": float(findings.of("severed")[0]) if verdict.locus in BESIDE else None,
         "repairs": [
             {"name": each.name, "named": each.named, "restored": each.restored, "control": each.control, "n": each.n}
             for each in verdict.repairs

@@ -169,7 +169,7 @@ class Run:
         missing = [k for k in range(count) if not _part(folder, k).exists()]
         side_by_side(partial(_keep, make, folder), missing, workers=workers, what=name, unit="item", progress=progress)
         tables = [read_table(_part(folder, k)) for k in range(count) if _part(folder, k).stat().st_size > 1]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["id", "group"])
 
     def derive(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write a table that follows quickly from finished ones, anew each time; gives it back."""

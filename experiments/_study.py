@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from seamscope.activations import Store, is_whole, open_store
-from seamscope.hooks import Vlm
+from seamscope.hooks import RunError, Vlm
 from seamscope.probes import TunedLens
 
 from . import tasks
@@ -260,8 +260,11 @@ class Study:
         return self.run.table(name, lambda: summarise_sweep(rows, seed=self.settings.seed))
 
     def cut(self, name: str) -> pd.DataFrame:
-        """What cutting attention does to every item, by one of `ROUTES`."""
-        return self.run.table(f"cut.{name}", lambda: swept(self, f"cut.{name}", {name: []}))
+        """What cutting attention does to every item, by one of `ROUTES`; `RunError` where there is nothing to cut."""
+        rows = self.run.table(f"cut.{name}", lambda: swept(self, f"cut.{name}", {name: []}))
+        if rows.empty:
+            raise RunError(f"{name}: no token of this model's decoder is what it cuts or holds; try knockout")
+        return rows
 
     def cut_effects(self, name: str) -> pd.DataFrame:
         """Mean effects of cutting attention, with intervals."""

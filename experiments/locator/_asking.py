@@ -131,7 +131,7 @@ class Asking:
         return self._swept("hold", {HOLD: ""})
 
     def severed(self) -> pd.DataFrame:
-        """Direct runs whose reading positions read nothing of the objects, or as little of the rest of the picture."""
+        """Direct runs whose reading positions attend to no object's tokens, or not to others of the picture."""
         return self._swept("severed", {SEVERED: ""})
 
     def repairs(self, spots: Spots) -> pd.DataFrame:

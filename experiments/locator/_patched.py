@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from ..sweeps import SEVERED
 from ._asking import layer_of
 from ._items import Floats
 
@@ -75,21 +76,22 @@ def given(found: Findings) -> Floats:
 
 
 def severed(found: Findings) -> Floats:
-    """What direct answers lose when the reading positions are cut off from the objects, beyond the control's cut."""
+    """What direct answers lose when no layer attends from the reading positions to the objects, beyond the control."""
     rows = found.asking.severed()
     if rows.empty:  # no token of an object enters the decoder
         return np.full(len(found.items.weights), np.nan)
     rows = rows.assign(lost=rows.base - rows.patched)
     own, control = (
         found.items.mean(found.items.column(rows[rows.experiment == name], "lost"))
-        for name in ("knockout", "knockout_control")
+        for name in (SEVERED, f"{SEVERED}_control")
     )
     found.note(
-        "Does cutting the route from the objects to the reading positions hurt?",
+        "Does cutting the route from the objects to the reading positions hurt, in nats?",
         "patch",
-        "nats of the right answer's log-probability that are lost when no layer attends to the objects there",
+        "log-probability of the right answer that is lost, of all items; below 0 it gets likelier. Control: as many "
+        "other tokens of the picture cut, or all where fewer are left",
         own,
-        "if not, what is right in the answer does not come by that route",
+        "if not beyond the control, the answer has nothing of what is read there from the objects' own tokens",
         control=float(control[0]),
         span="reading",
     )

@@ -28,7 +28,6 @@ LAYERS: Final = 8  # of the decoders of all planted models
 COMPOSING: Final = "composing"
 TOWER: Final = (0, 1, 2, 3)
 EARLY: Final = (0, 1, 2)
-LATE: Final = (2, 3, 4)
 SEEDS: Final = (1, 2)  # of further donors and rotations
 ENDS: Final = {"cards.sum": ("left", "right"), "cards.sort": ("left", "right"), "rendered_text": ("top", "bottom")}
 SHAKEN: Final = 0.06
@@ -110,7 +109,7 @@ def _by_intervention() -> Iterator[Fault]:
             kinds["none-late-reading"] = ("none", None, reading((LAYERS - 1,), "resample"))
         kinds |= {f"tower-{k}": ("not_encoded", f"vision.{k}.resid_post", at(f"vision.{k}.resid_post")) for k in TOWER}
         kinds |= {f"overwritten-{k}": ("overwritten", f"lm.{k}.resid_post", at(f"lm.{k}.resid_post")) for k in EARLY}
-        kinds |= {f"late-{k}": ("too_late", f"lm.{k}.resid_post", reading(range(k), "blank")) for k in LATE}
+        kinds |= {f"late-{k}": ("too_late", f"lm.{k}.resid_post", reading(range(k), "blank")) for k in (2, 3, 4)}
         for kind, (locus, place, alterations) in kinds.items():
             yield Fault(
                 name=_called(kind, base, task), task=task, base=base, locus=locus, place=place, alterations=alterations
@@ -174,12 +173,11 @@ def _by_training() -> Iterator[Fault]:
 
 
 def _reseeded(made: Iterable[Fault]) -> Iterator[Fault]:
-    """The composing organism with other donors and rotations: each class on every data set, and those of two losses."""
+    """The composing organism with other donors or rotations, on every data set; where it is late, nothing is drawn."""
     for seed, fault in product(SEEDS, made):
         if fault.base != COMPOSING:
             continue
-        kinds = ["projector", "unrouted", "unread"]
-        kinds += [f"tower-{TOWER[seed]}", f"overwritten-{EARLY[seed]}", f"late-{LATE[seed]}"]
+        kinds = ("projector", "unrouted", "unread", f"tower-{TOWER[seed]}", f"overwritten-{EARLY[seed]}")
         if fault.name.partition(".")[0] in kinds or (fault.also and seed == SEEDS[0]):
             alterations = tuple(replace(each, seed=seed) for each in fault.alterations)
             yield replace(fault, name=f"seed-{seed}.{fault.name}", alterations=alterations, seed=seed)

@@ -10,16 +10,15 @@ from ._cells import BACK_SPANS, Cell, back_cells, decoder_sites, layer_cells
 from ._experiment import BACK, EXPERIMENTS, LOCATING, Experiment
 from ._hold import HOLD, hold_sites, holds
 from ._paths import paths
-from ._routes import exits, knockouts, severed
+from ._routes import KNOCKOUT, SEVERED, exits, knockouts, severed
 from ._screen import screen, screen_agreement
 from ._summary import best_cells, cell_columns, summarise_sweep
 from ._sweep import Plan, patching, sites_of, sweep, sweep_all, sweep_item
 from ._trials import BY, Trial
 
-SEVERED: Final = "severed"
 # sweeps of whole runs, that need no cells
 ROUTES: Final[dict[str, Callable[[Vlm], Plan]]] = {
-    "knockout": knockouts,
+    KNOCKOUT: knockouts,
     "exit": exits,
     SEVERED: severed,
     "attention": counterfactual_attention,

@@ -16,19 +16,27 @@ from ._runs import Runs
 from ._sweep import Plan
 from ._trials import Trial
 
+KNOCKOUT: Final = "knockout"
+SEVERED: Final = "severed"
 CUT: Final[Who] = ("item", "direct")  # the run that is cut
 PAIRS: Final = (("last", "objects"), ("question", "objects"), ("last", "question"), ("reading", "image"))
 
 
 def knockouts(
-    vlm: Vlm, *, pairs: Sequence[tuple[str, str]] = PAIRS, window: int | None = None, run: Who = CUT, seed: int = 0
+    vlm: Vlm,
+    *,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    window: int | None = None,
+    run: Who = CUT,
+    seed: int = 0,
+    name: str = KNOCKOUT,
 ) -> Plan:
     """Attention from one span set to another, cut in every window of layers (2304.14767; in VLMs 2411.18620).
 
     The answer's change says whether it needs that route in those layers; that it does not change, nothing about
     routes by other positions or layers. Beside each stands `knockout_control`: as many other positions before the
     last query, drawn for every item, are cut from the same queries; of the image's other tokens, where what is cut is
-    in the image.
+    in the image. Where fewer are left, all of these.
 
     Args:
         vlm: the model, for the number of its layers.
@@ -36,9 +44,10 @@ def knockouts(
         window: layers that are cut together; a fifth of all, as in the paper, if not given, at least one.
         run: (item or partner, condition) of the run that is cut.
         seed: of the control's positions.
+        name: of the experiment, in the table.
     """
-    for name in (name for pair in pairs for name in pair):
-        choose("span set", name, SPAN_SETS, RunError)
+    for each in (each for pair in pairs for each in pair):
+        choose("span set", each, SPAN_SETS, RunError)
     size = max(1, round(vlm.n_layers / 5)) if window is None else window
     if not 1 <= size <= vlm.n_layers:
         raise RunError(f"a window has 1 to {vlm.n_layers} layers, not {size}")
@@ -47,27 +56,26 @@ def knockouts(
     def trials(runs: Runs) -> Iterator[Trial]:
         rng = torch.Generator().manual_seed(seed + sum(map(ord, runs.item.id)))
         for queries, keys in pairs:
-            asked, seen = (positions(runs, run, name) for name in (queries, keys))
+            asked, seen = (positions(runs, run, each) for each in (queries, keys))
             if asked is None or seen is None:
                 continue
             image = positions(runs, run, "image")
             others = _others(asked, seen, image, rng)
             for layers in windows:
                 labels = {"queries": queries, "keys": keys, "first": layers[0], "last": layers[-1]}
-                for name, cut in (("knockout", seen), ("knockout_control", others)):
+                for label, cut in ((name, seen), (f"{name}_control", others)):
                     parts: list[Edit | Cut] = [Cut(layers=layers, queries=asked, keys=cut)] if len(cut) else []
-                    yield Trial(labels={"experiment": name, **labels}, parts=parts, target=run)
+                    yield Trial(labels={"experiment": label, **labels}, parts=parts, target=run)
 
     return trials
 
 
 def severed(vlm: Vlm) -> Plan:
-    """The reading positions cut off from the objects' own tokens in all layers at once: a knockout of one window.
+    """The reading positions attend to the objects' own tokens in no layer: a knockout of one window, that none chose.
 
-    What the answer loses, it has by this route, or by others that begin with it. As the window is not chosen, neither
-    is the place of the strongest effect.
+    The objects can still be read from other tokens that have read them before.
     """
-    return knockouts(vlm, pairs=(("reading", "objects"),), window=vlm.n_layers)
+    return knockouts(vlm, pairs=(("reading", "objects"),), window=vlm.n_layers, name=SEVERED)
 
 
 def exits(vlm: Vlm, *, keys: str = "image", run: Who = CUT) -> Plan:

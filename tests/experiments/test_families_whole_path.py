@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from seamscope.activations import open_store
-from seamscope.experiments import LOCI
+from seamscope.experiments import LOCI, Run, Settings, Study
 from seamscope.experiments._cli import main
+from seamscope.experiments.locator._asking import Asking
+from seamscope.hooks import RunError
 from seamscope.hooks.families import FAMILIES
 
 from ..checkpoints import BUILDERS
@@ -46,6 +48,19 @@ def test_from_gap_to_report(
     assert {"denoise", "noise", "text_noise", "cross", "cross_control", "backpatch"} <= set(effects.experiment)
     patched_objects = ((effects.experiment == "noise") & (effects.span == "objects")).any()
     assert patched_objects == (name != "mllama"), "its decoder has no tokens of the image"
+
+
+@pytest.mark.parametrize(("name", "has"), [("mllama", False), ("qwen2_5_vl", True)])
+def test_a_decoder_without_tokens_of_objects_has_no_route_from_them(name: str, has: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", Settings(model=str(BUILDERS[name](tmp_path / name)), device="cpu", n=3))
+    for _ in range(2):  # made, and read again
+        assert Asking(Study(run), there=0.5).severed().empty != has
+    if has:
+        assert set(Study(run).cut("severed").experiment) == {"severed", "severed_control"}
+        return
+    for _ in range(2):
+        with pytest.raises(RunError, match="severed: no token of this model's decoder"):
+            Study(run).cut("severed")
 
 
 def test_no_code_outside_hooks_knows_a_family() -> None:

@@ -68,13 +68,18 @@ def is_harmless(fault: Fault) -> bool:
     return fault.locus == "none" and not is_plain(fault) and not fault.shaken
 
 
+def drawn(each: Alteration) -> Alteration:
+    """The same alteration without the seed, where nothing is drawn by it."""
+    return replace(each, seed=0) if each.how == "blank" else each
+
+
 def test_names_are_unique() -> None:
     made = [*_faults._by_intervention(), *_faults._by_training()]
     made += [*_faults._reseeded(made), *_faults._shaken(made)]
     assert len({fault.name for fault in made}) == len(made) == len(CATALOGUE)
     assert all(name == fault.name for name, fault in CATALOGUE.items())
     assert not any(re.search(r"[:/\s]", name) for name in CATALOGUE)
-    planted = [(f.base, f.task, f.alterations, f.shaken, f.seed) for f in made]
+    planted = [(f.base, f.task, tuple(map(drawn, f.alterations)), f.seed if f.shaken else None) for f in made]
     assert len(set(planted)) == len(planted)  # no model twice under two names
 
 
@@ -158,7 +163,7 @@ def test_planting_repeats_itself_and_takes_a_name_either_way() -> None:
 
 
 def test_further_seeds_plant_the_same_losses_in_other_ways() -> None:
-    """For each of them the composing organism has one of each class, on every data set."""
+    """For each of them the composing organism has one of each class by which anything is drawn, on every data set."""
     for name, fault in CATALOGUE.items():
         if name.startswith("seed-"):
             first = CATALOGUE[name.partition(".")[2]]
@@ -167,7 +172,8 @@ def test_further_seeds_plant_the_same_losses_in_other_ways() -> None:
             assert tuple(replace(each, seed=0) for each in fault.alterations) == first.alterations
     for seed, task in product(SEEDS, DATA_SETS):
         own = [f for f in CATALOGUE.values() if (f.base, f.task, f.seed) == ("composing", task, seed)]
-        assert Counter(fault.locus for fault in own if not fault.shaken and not fault.also) == dict.fromkeys(LOSSES, 1)
+        once = Counter(fault.locus for fault in own if not fault.shaken and not fault.also)
+        assert once == dict.fromkeys(set(LOSSES) - {"too_late"}, 1)
     assert sum(bool(fault.also) for fault in CATALOGUE.values() if fault.seed == SEEDS[0]) >= 8
 
 

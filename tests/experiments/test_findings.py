@@ -147,19 +147,19 @@ def cut(name: str, lost: np.ndarray) -> pd.DataFrame:
 
 def test_what_a_cut_route_costs_is_counted_beyond_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = np.arange(N) / N
-    table = pd.concat([cut("knockout", 3 * lost), cut("knockout_control", lost)])
+    table = pd.concat([cut("severed", 3 * lost), cut("severed_control", lost)])
     found = found_in(monkeypatch, answered(RIGHT), severed=table)
     values = found.of("severed")
     assert values[0] == pytest.approx(2 * lost.mean())
     note = found.notes[-1]
     assert (note.estimate, note.control) == (pytest.approx(3 * lost.mean()), pytest.approx(lost.mean()))
     assert note.low < note.estimate < note.high
-    assert "does not come by that route" in note.finding
+    assert "in nats" in note.question
 
 
 def test_where_nothing_can_be_cut_nothing_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that attends to the picture from outside has no tokens of objects."""
-    found = found_in(monkeypatch, answered(RIGHT), severed=cut("knockout", np.ones(N))[:0])
+    found = found_in(monkeypatch, answered(RIGHT), severed=pd.DataFrame(columns=["id", "group"]))
     before = len(found.notes)
     assert np.isnan(found.of("severed")).all()
     assert len(found.notes) == before

@@ -211,13 +211,13 @@ def test_knockout_hurts_in_windows_that_hold_every_copying_layer(
 
 @EACH
 def test_cutting_all_layers_hurts_whichever_of_them_copies(name: str, tasks: dict[str, JsonlTask]) -> None:
-    """And to cut as many other tokens of the picture does not."""
+    """And to cut other tokens of the picture does not."""
     vlm = load(name)
     rows = sweep_all(vlm, tasks[name], tasks[name].items(N), [severed(vlm)])
     share = ((rows.base_difference - rows.difference) / GAIN).groupby(rows.experiment)
-    assert share.size().to_dict() == {"knockout": N, "knockout_control": N}
-    assert share.min()["knockout"] > 0.9
-    assert share.max().abs()["knockout_control"] < NOTHING
+    assert share.size().to_dict() == {"severed": N, "severed_control": N}
+    assert share.min()["severed"] > 0.9
+    assert share.max().abs()["severed_control"] < NOTHING
 
 
 @EACH

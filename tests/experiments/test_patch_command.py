@@ -114,6 +114,13 @@ def test_what_a_model_cannot_do_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_the_route_from_the_objects_is_cut_in_all_layers_at_once(study: Study) -> None:
+    rows = study.cut("severed")
+    assert set(rows.experiment) == {"severed", "severed_control"}
+    assert set(zip(rows["first"], rows["last"], strict=True)) == {(0, study.vlm.n_layers - 1)}
+    assert len(study.cut_effects("severed")) == 2
+
+
 @pytest.mark.parametrize("name", ["knockout", "exit"])
 def test_cutting_has_a_table_of_its_own(study: Study, name: str) -> None:
     rows = study.cut(name)
