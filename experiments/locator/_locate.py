@@ -181,8 +181,8 @@ def _gap(study: Study) -> dict[str, Any]:
 
 
 def _survives(gap: Mapping[str, float]) -> list[Evidence]:
-    """The gap where it cannot be a single step's, as evidence; nothing where no item passes both."""
-    if not gap["groups_passing"]:
+    """The gap where it cannot be a single step's, as evidence; nothing where too few items pass both for an interval."""
+    if np.isnan(gap["passing_low"]):
         return []
     return [
         Evidence(
