@@ -181,7 +181,7 @@ def _gap(study: Study) -> dict[str, Any]:
 
 
 def _survives(gap: Mapping[str, float]) -> list[Evidence]:
-    """The gap where it cannot be a single step's, as evidence; nothing where too few items pass both for an interval."""
+    """The gap where it cannot be a single step's, as evidence; nothing where too few items pass both to say."""
     if np.isnan(gap["passing_low"]):
         return []
     return [
