@@ -76,27 +76,25 @@ def given(found: Findings) -> Floats:
 
 
 def severed(found: Findings) -> Floats:
-    """What direct answers lose when no layer attends from the reading positions to the objects, beyond the control."""
+    """What the right answer loses of its lead over the partner's when no layer attends from there to the objects."""
     rows = found.asking.severed()
     if rows.empty:  # no token of an object enters the decoder
         return np.full(len(found.items.weights), np.nan)
-    rows = rows.assign(lost=rows.base - rows.patched)
+    rows = rows.assign(lost=rows.base_difference - rows.difference)
     own, control = (
         found.items.mean(found.items.column(rows[rows.experiment == name], "lost"))
         for name in (SEVERED, f"{SEVERED}_control")
     )
-    found.note(
-        "Does cutting the route from the objects to the reading positions hurt, in nats?",
+    return found.note(
+        "Does cutting the route from the objects to the reading positions hurt?",
         "patch",
-        "log-probability of the right answer that is lost, of all items; below 0 it gets likelier. Control: as many "
-        "other tokens of the picture cut, or all where fewer are left",
-        own,
-        "if not beyond the control, the answer has nothing of what is read there from the objects' own tokens",
+        "logits of the right answer's lead over the partner's that are lost beyond the control, of all items",
+        own - control,
+        "if not, the answer has nothing of what is read there from the objects' own tokens; the control, by itself, "
+        "cuts other tokens of the picture, fewer where fewer are left",
         control=float(control[0]),
         span="reading",
     )
-    net: Floats = own - control
-    return net
 
 
 def usable(found: Findings) -> int:

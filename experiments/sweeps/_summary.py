@@ -13,6 +13,7 @@ from seamscope.hooks import RunError, Site
 from seamscope.probes import bootstrap_interval, bootstrap_intervals
 
 MARGIN: Final = 0.5  # nats, or logits: pairs whose ceiling and base differ by less have no meaningful normalised effect
+CONTROL: Final = "_control"  # ends the name of what stands beside an experiment
 # what a row tells of an item; all other columns tell which cell it is
 ITEM: Final = ("id", "group", "position")
 MEASURED: Final = (
@@ -110,7 +111,8 @@ def _normalised(prefix: str, effect: NDArray[np.float64], room: NDArray[np.float
 def best_cells(rows: pd.DataFrame, *, value: str = "effect", by: str = "experiment", seed: int = 0) -> pd.DataFrame:
     """The strongest cell of each experiment, chosen on one half of the groups and scored on the other.
 
-    Chosen and scored on the same items, the best of many cells looks better than it is.
+    Chosen and scored on the same items, the best of many cells looks better than it is. A control is shown at the cell
+    of what it controls.
 
     Args:
         rows: from `sweep`.
@@ -133,17 +135,19 @@ def best_cells(rows: pd.DataFrame, *, value: str = "effect", by: str = "experime
     table = table[table.effect.notna()]
     keys = cell_columns(rows)
     found = []
-    for _, own in table.groupby(by, sort=False):
-        held = own[own.choosing].groupby(keys, sort=False, dropna=False).effect.agg(["mean", "count"]).reset_index()
+    whole = dict(list(table.groupby(by, sort=False)))
+    for which, own in whole.items():
+        led = whole.get(str(which).removesuffix(CONTROL), own).assign(**{by: which})
+        held = led[led.choosing].groupby(keys, sort=False, dropna=False).effect.agg(["mean", "count"]).reset_index()
         held = held[held["count"] * 2 >= held["count"].max()]  # the mean of few items may be anything
         for _, best in held.reindex(held["mean"].abs().sort_values(ascending=False).index).iterrows():
-            named = {name: best[name] for name in keys}
-            scored = own[~own.choosing]
+            named, at = {name: best[name] for name in keys}, own
             for name, wanted in named.items():
-                scored = scored[scored[name].isna() if pd.isna(wanted) else scored[name] == wanted]
+                at = at[at[name].isna() if pd.isna(wanted) else at[name] == wanted]
+            scored = at[~at.choosing]
             if len(scored):
                 low, high = bootstrap_interval(scored.effect.to_numpy(), scored.group, seed=seed)
                 ends = {"effect": float(scored.effect.mean()), "low": low, "high": high, "n": len(scored)}
-                found.append({**named, "chosen": float(best["mean"]), **ends})
+                found.append({**named, "chosen": float(at[at.choosing].effect.mean()), **ends})
                 break
     return pd.DataFrame(found)

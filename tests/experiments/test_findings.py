@@ -141,8 +141,8 @@ def test_needs_are_shares_of_what_all_words_are_worth(monkeypatch: pytest.Monkey
 
 
 def cut(name: str, lost: np.ndarray) -> pd.DataFrame:
-    """Right answers whose log-probability falls by so much."""
-    return pd.DataFrame({"experiment": name, "group": GROUPS, "base": -1.0, "patched": -1.0 - lost})
+    """Right answers whose lead over the partner's shrinks by so much."""
+    return pd.DataFrame({"experiment": name, "group": GROUPS, "base_difference": 4.0, "difference": 4.0 - lost})
 
 
 def test_what_a_cut_route_costs_is_counted_beyond_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +152,10 @@ def test_what_a_cut_route_costs_is_counted_beyond_the_control(monkeypatch: pytes
     values = found.of("severed")
     assert values[0] == pytest.approx(2 * lost.mean())
     note = found.notes[-1]
-    assert (note.estimate, note.control) == (pytest.approx(3 * lost.mean()), pytest.approx(lost.mean()))
+    assert (note.estimate, note.control) == (pytest.approx(2 * lost.mean()), pytest.approx(lost.mean()))
     assert note.low < note.estimate < note.high
-    assert "in nats" in note.question
+    drawn = found.items.weights[1:] @ (2 * lost) / N  # paired: an item's control is drawn with it
+    assert (note.low, note.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
 def test_where_nothing_can_be_cut_nothing_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

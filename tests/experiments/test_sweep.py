@@ -161,6 +161,19 @@ def test_the_best_cell_is_chosen_on_one_half_and_scored_on_the_other() -> None:
     assert (row["span"], row["chosen"], row["effect"], row["n"]) == ("lucky", 5.0, 0.0, 4)
 
 
+def test_a_control_is_shown_at_the_cell_of_what_it_controls() -> None:
+    """Not at its own strongest, which says nothing of that cell."""
+    cut = rows_of({"here": [-5.0] * 8, "there": [-1.0] * 8})
+    control = rows_of({"here": [-0.5] * 8, "there": [-9.0] * 8})
+    own, beside = cut.experiment.iloc[0], f"{cut.experiment.iloc[0]}_control"
+    rows = pd.concat([cut, control.assign(experiment=beside)], ignore_index=True)
+    best = {row["experiment"]: row for row in best_cells(rows).to_dict("records")}
+    assert [(best[name]["span"], best[name]["effect"]) for name in (own, beside)] == [("here", -5.0), ("here", -0.5)]
+    assert best[beside]["chosen"] == -0.5
+    alone = best_cells(rows[rows.experiment == beside]).to_dict("records")  # negative control: nothing leads it
+    assert [(row["span"], row["effect"]) for row in alone] == [("there", -9.0)]
+
+
 def test_a_cell_of_few_items_is_not_the_best() -> None:
     rare = [-50.0, *[np.nan] * 7]
     for seed in range(4):

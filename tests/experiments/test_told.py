@@ -270,13 +270,13 @@ def test_one_loss_needs_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_at_the_reading_positions_the_route_is_cut_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is decided by it: it stands beside the class."""
-    cut = pd.DataFrame({"experiment": ["severed", "severed_control"], "patched": [-3.0, -1.5]})
-    severed = pd.DataFrame({"group": GROUPS, "base": -1.0}).merge(cut, how="cross")
+    cut = pd.DataFrame({"experiment": ["severed", "severed_control"], "difference": [1.0, 2.5]})
+    severed = pd.DataFrame({"group": GROUPS, "base_difference": 3.0}).merge(cut, how="cross")
     seen = {"path": along(held(None)), "reading": read(EVER), "form": read(EVER), "severed": severed}
     verdict = located(monkeypatch, {"hand over before": 0.9, "hand over behind": 0.9}, **seen)
     assert verdict.locus == "not_used"
     (row,) = (each for each in verdict.evidence if "cutting the route" in each.question)
-    assert (row.estimate, row.control) == (pytest.approx(2.0), pytest.approx(0.5))
+    assert (row.estimate, row.control) == (pytest.approx(1.5), pytest.approx(0.5))
     assert not any("the gap" in each.question for each in verdict.evidence)  # no item passes both steps
 
 
