@@ -38,7 +38,7 @@ def _confusion(ax: Axes, records: Sequence[Mapping[str, Any]]) -> None:
             ax.text(column, row, str(count), ha="center", va="center")
     ax.set_xticks(range(len(said)), [name.replace("_", " ") for name in said], rotation=40, ha="right")
     ax.set_yticks(range(len(planted)), [name.replace("_", " ") for name in planted])
-    ax.set(xlabel="the verdict", ylabel="planted", title=f"{len(records)} models")
+    ax.set(xlabel="the verdict's first loss", ylabel="planted, the first loss", title=f"{len(records)} models")
 
 
 def _bars(ax: Axes, found: Mapping[str, Any]) -> None:
