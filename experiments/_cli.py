@@ -171,8 +171,8 @@ def demo(
     if as_json:
         shown = [{"model": each.name, "truth": each.truth, **each.verdict.to_json()} for each in found]
         return o.emit({"verdicts": shown, "report": study.run.folder / "report.html", "comparison": page})
-    o.show(o.gap_table(study.gap) + "\n")
-    o.show(o.verdict_text(study.verdict))
+    o.show(o.gap_table(found[0].gap) + "\n")
+    o.show(o.verdict_text(found[0].verdict))
     o.show(f"\n{o.compared_table(found)}\n\nreport: {study.run.folder / 'report.html'}\nside by side: {page}")
 
 

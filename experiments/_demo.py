@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pandas as pd
 
 from seamscope.probes import side_by_side
 
 from ._comparison import Compared, write_comparison
+from ._model import is_small
 from ._plates_locator import comparison_draft
 from ._probing import WORKERS
 from ._run import Run, Settings
-from ._study import Study
+from ._study import VERDICT, Study
 from .organism._faults import faults
 
-if TYPE_CHECKING:
-    from ._verdict import Verdict
-
-PLANTED: Final = (
+PLANTED: Final = (  # a healthy one first, of which little is asked
     "none.composing-cards.sum",
     "tower-0.composing-cards.sum",
     "projector.composing-cards.sort",
@@ -39,41 +37,59 @@ NOTE: Final = (
 )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One model of the demonstration, as it travels to another process."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    compare: tuple[str, ...] = ()
+
+
 def demonstrate(
     study: Study, *, planted: Sequence[str] | None = None, workers: int = WORKERS, progress: bool = False
 ) -> tuple[Path, list[Compared]]:
     """Locate the loss of the study's model and of planted ones, each with a report of its own; then put them together.
 
-    Returns the page on which they stand side by side, and what stands there.
+    Returns the page on which they stand side by side, and what stands there. The study's own model is located in this
+    process, with all that it has, unless it is a small one.
     """
-    folder, settings = study.run.folder, study.settings
-    planted = PLANTED if planted is None else planted
-    act = partial(_examine, folder=folder.absolute(), n=settings.n, seed=settings.seed)
-    page = study.report()
-    verdicts = side_by_side(act, planted, workers=workers, what="planted models", unit="model", progress=progress)
-    studies = {name: _study(name, folder=folder, n=settings.n, seed=settings.seed) for name in planted}
-    found = [Compared(name=settings.model, verdict=study.verdict, gap=study.gap, report=page)]
-    for (name, own), verdict in zip(studies.items(), verdicts, strict=True):
-        report, fault = own.run.folder / "report.html", faults()[name]
-        found.append(
-            Compared(name=name, verdict=verdict, gap=own.gap, report=report, truth=fault.locus, place=fault.place)
-        )
-    located = {name: each.located for name, each in {settings.model: study, **studies}.items()}
+    study.check()
+    folder, settings, own = study.run.folder.absolute(), study.settings, study.settings.model
+    known = {name: faults()[name] for name in (PLANTED if planted is None else planted)}
+    place = study.run.path("planted", alone=False).absolute()
+    plan = [
+        _Asked(name, place / name, Settings(model=fault.model, task=fault.task, n=settings.n, seed=settings.seed))
+        for name, fault in known.items()
+    ]
+    first, *others = plan
+    others.reverse()  # what takes long early, so that no process is left with it
+    located = {}
+    if study.run.has(VERDICT) or not is_small(study.vlm):
+        located[own] = _locate(own, study)
+    else:
+        others.insert(0, _Asked(own, folder, settings, study.compare))
+    plan = [first, *others]  # the first is done alone
+    found = side_by_side(_examine, plan, workers=workers, what="models", unit="model", progress=progress)
+    located |= {each.name: what for each, what in zip(plan, found, strict=True)}
     paths, reading = (
-        {name: tables.get(table, pd.DataFrame()) for name, tables in located.items()} for table in ("path", "reading")
+        {name: located[name][1].get(table, pd.DataFrame()) for name in (own, *known)} for table in ("path", "reading")
     )
-    verdicts_by_name = {each.name: each.verdict for each in found}
-    figure = comparison_draft(paths, reading=reading, verdicts=verdicts_by_name).save(folder / "figures")
-    return write_comparison(folder, found, title=TITLE, note=NOTE, figure=figure), found
+    compared = [
+        located[own][0],
+        *(replace(located[name][0], truth=fault.locus, place=fault.place) for name, fault in known.items()),
+    ]
+    verdicts = {each.name: each.verdict for each in compared}
+    figure = comparison_draft(paths, reading=reading, verdicts=verdicts).save(study.run.folder / "figures")
+    return write_comparison(study.run.folder, compared, title=TITLE, note=NOTE, figure=figure), compared
 
 
-def _study(name: str, *, folder: Path, n: int, seed: int) -> Study:
-    fault = faults()[name]
-    settings = Settings(model=fault.model, task=fault.task, n=n, seed=seed)
-    return Study(Run(folder / "planted" / name, settings), workers=1)
+def _examine(asked: _Asked) -> tuple[Compared, dict[str, pd.DataFrame]]:
+    return _locate(asked.name, Study(Run(asked.folder, asked.settings), compare=asked.compare, workers=1))
 
 
-def _examine(name: str, *, folder: Path, n: int, seed: int) -> Verdict:
-    study = _study(name, folder=folder, n=n, seed=seed)
-    study.report()
-    return study.verdict
+def _locate(name: str, study: Study) -> tuple[Compared, dict[str, pd.DataFrame]]:
+    """What is known of one model once its report is written, and the tables that are drawn."""
+    report = study.report()
+    return Compared(name=name, verdict=study.verdict, gap=study.gap, report=report), study.located

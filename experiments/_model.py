@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from seamscope.hooks import Vlm, load_vlm
 
@@ -10,6 +10,8 @@ from .organism._faults import PREFIX, find, plant
 
 if TYPE_CHECKING:
     from ._run import Settings
+
+SMALL: Final = 2**28  # bytes of a model that may be loaded several times
 
 
 def task_of(model: str) -> str | None:
@@ -30,3 +32,9 @@ def load(settings: Settings, *, untrained: bool = False) -> Vlm:
     if settings.model.startswith(PREFIX):
         return plant(settings.model, **options)
     return load_vlm(settings.model, **options)
+
+
+def is_small(vlm: Vlm) -> bool:
+    """Whether other processes may have the model as well: it is on the CPU, and not large."""
+    weights = sum(each.numel() * each.element_size() for each in vlm.model.parameters())
+    return vlm.device.type == "cpu" and not vlm.engine.remote and weights <= SMALL

@@ -43,6 +43,7 @@ from .tasks import Item, Task
 ACTIVATIONS: Final = "activations.h5"
 UNTRAINED: Final = "untrained.h5"
 LOCATING_STORE: Final = "locating.h5"
+VERDICT: Final = "verdict.json"
 PROBED_SPANS: Final = ("objects", "question", "last")
 
 
@@ -282,12 +283,16 @@ class Study:
     @cached_property
     def verdict(self) -> Verdict:
         """Where the intermediate is lost."""
+        self.check()
+        return locate(self)
+
+    def check(self) -> None:
+        """Refuse what has no verdict, before anything is written."""
         check_pairs(self.task, self.items)
         check_probing(self.items)
         if not self.run.has(f"answers.{self.task.name}.csv"):
             self.vlm  # noqa: B018 - what the model has not is refused first
         check_locating(self.items)
-        return locate(self)
 
     @property
     def located(self) -> dict[str, pd.DataFrame]:
@@ -300,7 +305,7 @@ class Study:
         of_sweeps = [f"effects.{name}" for name in self.run.finished("effects")]
         tables = self.run.tables(("probes", "effects", *OTHERS, *of_sweeps, "screen"))
         tables["answers"] = self.answers[self.answers.task == self.task.name]
-        with replacing(self.run.path("verdict.json")) as temporary:
+        with replacing(self.run.path(VERDICT)) as temporary:
             temporary.write_text(json.dumps(verdict.to_json(), indent=1) + "\n")
         plates = draw_plates(
             self.run.folder / "figures", {"gap": self.gap, **tables}, verdict=verdict, shown=shown(self)

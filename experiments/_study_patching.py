@@ -9,6 +9,7 @@ import pandas as pd
 
 from seamscope.hooks import RunError
 
+from ._model import is_small
 from ._plates_patch import Shown
 from ._preflight import check_pairs
 from ._sweeper import Sweeper
@@ -58,7 +59,7 @@ def swept(study: Study, name: str, cells: Mapping[str, Sequence[Cell]], *, by: s
     if not any(cells.values()) and not set(cells) & set(ROUTES):
         raise RunError("there is nothing to patch; --sites must name sites of the decoder, such as lm.*.resid_post")
     sweeper = Sweeper(study.vlm, study.settings, cells, by=by)
-    workers = study.workers if sweeper.is_small else 1
+    workers = study.workers if is_small(study.vlm) else 1
     return study.run.in_parts(name, len(study.items), sweeper, workers=workers, progress=study.progress)
 
 

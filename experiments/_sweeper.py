@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,9 +16,6 @@ from .sweeps import CAPTURED, ROUTES, Cell, Plan, patching, sites_of, sweep_item
 
 if TYPE_CHECKING:
     from ._run import Settings
-
-SMALL: Final = 2**28  # bytes of a model that may be loaded several times
-
 
 _loaded = lru_cache(maxsize=1)(load)
 
@@ -38,13 +35,6 @@ class Sweeper:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_vlm": None}
-
-    @property
-    def is_small(self) -> bool:
-        """Whether other processes may have the model as well: it is on the CPU, and not large."""
-        assert self._vlm is not None  # only elsewhere
-        weights = sum(each.numel() * each.element_size() for each in self._vlm.model.parameters())
-        return self._vlm.device.type == "cpu" and not self._vlm.engine.remote and weights <= SMALL
 
     def __call__(self, number: int) -> pd.DataFrame:
         """The rows of one item."""

@@ -8,7 +8,7 @@ layers' own modules do the work, with their own rotary embeddings, masks and win
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seamscope.hooks._attention import allowed, without
+from seamscope.hooks._capture import capture
 from seamscope.hooks._errors import RunError
 from seamscope.hooks._shared_prefix import sharing
 
@@ -85,9 +86,10 @@ class Recording:
         streams: what goes into each layer, (1, pos, d_model) each.
         posts: what each layer gives; that of the last goes into the norm.
         stop: the first position that no run goes on to: no position up to `upto` sees it or any after it.
+        held: what was captured of it, at `sites`.
     """
 
-    def __init__(self, vlm: Vlm, batch: Batch, *, upto: int | None = None) -> None:
+    def __init__(self, vlm: Vlm, batch: Batch, *, upto: int | None = None, sites: Iterable[str] = ()) -> None:
         if len(batch) != 1:
             raise RunError(f"a run is recorded of one prompt at a time, not of {len(batch)}")
         self.vlm, self.batch = vlm, batch
@@ -100,7 +102,8 @@ class Recording:
             for layer in vlm.anatomy.layers:
                 stack.callback(layer.block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
                 stack.callback(layer.block.register_forward_hook(self._after).remove)
-            vlm.run(batch, logits_to_keep=1)
+            self.held = stack.enter_context(capture(vlm, sites))
+            vlm.forward(batch, logits_to_keep=1)
         self._cache.recording = False
         if upto is not None and not self._sees[: upto + 1, upto + 1 :].any():
             self.stop = upto + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from seamscope.hooks._batch import Batch
+    from seamscope.hooks._capture import Activations
     from seamscope.hooks._vlm import Vlm
 
 BUDGET: Final = 2**28  # bytes that the cells of one batch may take on the CPU
@@ -67,7 +68,13 @@ class Replay:
     """
 
     def __init__(
-        self, vlm: Vlm, batch: Batch, *, rival: Int[Tensor, " tokens"] | None = None, proofs: int = PROOFS
+        self,
+        vlm: Vlm,
+        batch: Batch,
+        *,
+        rival: Int[Tensor, " tokens"] | None = None,
+        sites: Iterable[str] = (),
+        proofs: int = PROOFS,
     ) -> None:
         require_here(vlm.engine, "replay")
         if vlm.wiring.taps.places:
@@ -76,7 +83,7 @@ class Replay:
             raise SpanError("a replay needs an answer to look at; encode(..., answers=[...])")
         self.vlm, self.batch, self.exact = vlm, batch, True
         self._answer: Int[Tensor, " tokens"] = batch.positions("answer")[0]
-        self.recording = Recording(vlm, batch, upto=int(self._answer.max()) - 1)
+        self.recording = Recording(vlm, batch, upto=int(self._answer.max()) - 1, sites=sites)
         self._targets = batch.inputs["input_ids"][0, self._answer.to(batch.inputs["input_ids"].device)]
         self._rivals = None if rival is None else _beside(rival, len(self._targets))
         self._proofs = proofs
@@ -87,6 +94,11 @@ class Replay:
             streams = self.recording.posts[-1][:, self._answer.to(self.recording.posts[-1].device) - 1]
             self._unpatched = vlm.unembed(streams)
             self.base = self._rate(self._unpatched)
+
+    @property
+    def held(self) -> Activations:
+        """What was captured of the unpatched run."""
+        return self.recording.held
 
     def score(self, cells: Sequence[Cell], *, budget: int | None = None) -> Score:
         """Rate the answer under every cell: one edit or cut, or several at once; the score's fields are (cells,).
@@ -311,20 +323,28 @@ class Replay:
         return int(numbers) * torch.finfo(self.vlm.dtype).bits // 8
 
 
-def replay(vlm: Vlm, batch: Batch, *, rival: Int[Tensor, " tokens"] | None = None, proofs: int = PROOFS) -> Replay:
+def replay(
+    vlm: Vlm,
+    batch: Batch,
+    *,
+    rival: Int[Tensor, " tokens"] | None = None,
+    sites: Iterable[str] = (),
+    proofs: int = PROOFS,
+) -> Replay:
     """Record the run of a batch of one prompt with its answer, to see what becomes of the answer in patched runs.
 
     Args:
         vlm: the model.
         batch: one prompt, encoded with an answer.
         rival: the tokens of another answer, as they would stand after the prompt, for `Score.difference`.
+        sites: what is captured of that run as well, for `Replay.held`.
         proofs: how many of the first cells are also run as whole passes; should one differ by more than rounding, a
             `ReplayWarning` says so, and every cell is run as a whole pass.
 
     Raises `RunError` for several prompts, or inside a capture or patch, `SpanError` without an answer, and `ModelError`
     where the model is on another machine.
     """
-    return Replay(vlm, batch, rival=rival, proofs=proofs)
+    return Replay(vlm, batch, rival=rival, sites=sites, proofs=proofs)
 
 
 def _beside(rival: Tensor, length: int) -> Tensor:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from seamscope.activations import Store
 from seamscope.hooks import Site
 
+from .._model import is_small
 from .._preflight import check_pairs
 from .._sweeper import Sweeper
 from ..sweeps import HOLD, SEVERED, layer_cells
@@ -156,7 +157,7 @@ class Asking:
         study = self.study
         check_pairs(study.task, study.items)
         sweeper = Sweeper(study.vlm, study.settings, cells, by="span")
-        workers = study.workers if sweeper.is_small else 1
+        workers = study.workers if is_small(study.vlm) else 1
         count = min(count, len(study.items))
         return study.run.in_parts(name, count, sweeper, workers=workers, progress=study.progress)
 

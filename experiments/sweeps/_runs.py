@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
-from seamscope.hooks import Batch, Replay, Site, Vlm, capture, replay
+from seamscope.hooks import Batch, Replay, Site, Vlm, replay
 
 from .._conditions import hear
 from ._experiment import Who
@@ -34,7 +34,7 @@ class Runs:
         self.vlm, self.item, self._task, self._sites, self._budget = vlm, item, task, list(sites), budget
         self.batch = cache(self._batch)
         self.replay = cache(self._replay)
-        self._captured = cache(self._capture)
+        self.values = cache(self._values)
 
     @cached_property
     def _members(self) -> dict[str, Item]:
@@ -57,22 +57,17 @@ class Runs:
 
     def _replay(self, who: Who) -> Replay:
         """A run, recorded; the rival of the item's answer is the partner's."""
-        rival = self._encode(who, self._members["partner"].answer)
+        batch, rival = self.batch(who), self._encode(who, self._members["partner"].answer)
         tokens = rival.inputs["input_ids"][0, rival.positions("answer")[0].to(rival.inputs["input_ids"].device)]
-        return replay(self.vlm, self.batch(who), rival=tokens.cpu())
+        passed = [site for site in self._sites if batch.visual is not None or not Site.parse(site).visual]
+        return replay(self.vlm, batch, rival=tokens.cpu(), sites=passed)
 
-    def _capture(self, who: Who) -> dict[str, Tensor]:
-        batch = self.batch(who)
-        parsed = {site: Site.parse(site) for site in self._sites}
-        passed = [name for name, site in parsed.items() if batch.visual is not None or not site.visual]
-        with capture(self.vlm, passed) as acts:
-            self.vlm.forward(batch, logits_to_keep=1)
-        shapes = {name: self.vlm.shape(parsed[name])[1 if parsed[name].visual else 2 :] for name in passed}
-        return {name: acts[name].reshape(-1, *map(int, shapes[name])) for name in passed}
-
-    def values(self, who: Who, site: str) -> Tensor | None:
+    def _values(self, who: Who, site: str) -> Tensor | None:
         """What a site holds in a run, (tokens, *feature); None where the run does not pass it."""
-        return self._captured(who).get(site)
+        held, named = self.replay(who).held, Site.parse(site)
+        if site not in held:
+            return None
+        return held[site].reshape(-1, *map(int, self.vlm.shape(named)[1 if named.visual else 2 :]))
 
     def places(self, who: Who, site: str, span: str) -> Tensor | None:
         """The numbers of a span's tokens at a site, (n,); None where there are none."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from matplotlib.figure import Figure
 
-from seamscope.experiments import figures
+from seamscope.experiments import Run, Settings, Study, _demo, figures
 from seamscope.experiments._comparison import Compared, write_comparison
-from seamscope.experiments._demo import PLANTED
+from seamscope.experiments._demo import PLANTED, demonstrate
 from seamscope.experiments._plate import Plate, Words
 from seamscope.experiments._verdict import LOCI, Loss
 from seamscope.experiments.organism import faults
@@ -159,3 +159,24 @@ def test_the_demonstration_shows_models_of_the_development_half_alone() -> None:
     assert not [fault.name for fault in shown if fault.held_back]
     losses = {fault.locus for fault in shown}
     assert losses == {*LOCI} - {"cannot_tell"}  # one of each class, and a healthy one
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_only_a_small_model_is_located_beside_the_planted_ones(tmp_path, monkeypatch, small):
+    sent = []
+
+    def noting(act, plan, **options):
+        sent.extend(each.name for each in plan)
+        return [act(each) for each in plan]
+
+    monkeypatch.setattr(_demo, "is_small", lambda _: small)
+    monkeypatch.setattr(_demo, "side_by_side", noting)
+    own, planted = "fault:none.composing-cards.sum", "taught-unlearned-cards.sum"
+    study = Study(Run(tmp_path / "run", Settings(model=own, n=20)))
+    page, found = demonstrate(study, planted=[planted])
+    assert sent == ([planted, own] if small else [planted])
+    assert [(each.name, each.truth, each.verdict.locus) for each in found] == [
+        (own, None, "none"),
+        (planted, "text_skill", "text_skill"),
+    ]
+    assert page == tmp_path / "run" / "comparison.html"

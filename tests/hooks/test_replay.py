@@ -317,6 +317,17 @@ def test_the_layout_of_batches_changes_nothing(name):
 
 
 @families
+def test_what_is_captured_of_the_recorded_run_is_what_a_capture_gives(name):
+    vlm = load(name)
+    batch, sites = prompt(vlm), sites_of(vlm)
+    with capture(vlm, sites) as acts:
+        vlm.forward(batch)
+    held = replay(vlm, batch, sites=sites).held
+    assert set(held) == set(acts) == set(sites)
+    assert all(torch.equal(held[site], acts[site]) for site in sites)
+
+
+@families
 def test_its_own_activations_change_nothing(name):
     vlm = load(name)
     batch = prompt(vlm)
