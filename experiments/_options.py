@@ -195,11 +195,11 @@ def verdict_text(verdict: Verdict) -> str:
     ]
     for row in verdict.evidence:
         beside = "" if row.control is None else f", control {row.control:.2f}"
-        place = "" if row.site is None else f"  ({row.site}{'' if row.span is None else ' at ' + row.span})"
+        place = "" if row.site is None else f" ({row.site}{'' if row.span is None else ' at ' + row.span})"
         found = "not measured"
         if math.isfinite(row.estimate):
             found = f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        lines.append(f"  {row.question} {found}{beside}{place}")
+        lines += [f"  {row.question}", f"    {found}{beside}{place}: {row.measure}; {row.finding}"]
     if verdict.repairs:
         lines.append("repairs, the share of failed answers that come right")
     for repair in verdict.repairs:

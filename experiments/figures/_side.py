@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from seamscope.hooks import RunError
 
 from .._verdict import LOCI, Verdict
-from ._depth import dress
+from ._depth import Depth, dress
 from ._style import COLOURS, FAINT, NAMES, SMALL, SPANS, WIDTH, axes_for, blank, root, styled, text_width
 from ._tables import distinct
 from ._way import ROWS, SHADE, draw_lines, score_axis, shade, told, way_rows, whole
@@ -58,8 +58,11 @@ def side_by_side(
     down = -(-len(tables) // across)
     figure = blank(0.5 + 1.6 * down, width=WIDTH if across == 1 else 2 * WIDTH)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    depths = {str(name): whole(own.site) for name, own in rows.groupby("model")}
+    lift = max((depth.headroom for depth in depths.values()), default=0.0)
     for ax, name in zip(panels, tables, strict=False):
-        _panel(axes_for(ax, height=1), rows[rows.model == name], name, told_of.get(name))
+        _panel(axes_for(ax, height=1), rows[rows.model == name], depths.get(name), verdict=told_of.get(name))
+        _head(ax, name, told_of.get(name), lift=lift)
         score_axis(ax, rows)
     for k, ax in enumerate(panels):
         if k % across:
@@ -74,20 +77,17 @@ def side_by_side(
     return figure
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, name: str, verdict: Verdict | None) -> None:
-    if rows.empty:
+def _panel(ax: Axes, rows: pd.DataFrame, depth: Depth | None, *, verdict: Verdict | None) -> None:
+    if depth is None:
         why = "" if verdict is None else f":\n{LOCI.get(verdict.locus, '')}"
         style: dict[str, Any] = {"ha": "center", "va": "center", "size": SMALL, "color": FAINT}
         ax.text(0.5, 0.5, _fit(ax, f"not measured{why}"), transform=ax.transAxes, **style)
         ax.set_xticks([])
-        _head(ax, name, verdict, lift=0)
         return
-    depth = whole(rows.site)
     draw_lines(ax, rows, depth, controls=("objects",))
     dress(ax, depth)
     if verdict is not None:
         shade(ax, depth, verdict)
-    _head(ax, name, verdict, lift=depth.headroom)
 
 
 def _head(ax: Axes, name: str, verdict: Verdict | None, *, lift: float) -> None:

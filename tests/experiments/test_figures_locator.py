@@ -111,6 +111,13 @@ class TestSideBySide:
         five = figures.side_by_side({str(k): PATH for k in range(5)})
         assert [ax.axison for ax in five.axes] == [True] * 5 + [False]
 
+    def test_names_stand_at_one_height(self):
+        figure = figures.side_by_side(SIDE, verdicts=VERDICTS)
+        figure.draw_without_rendering()
+        tops = [text.get_window_extent().y0 for ax in figure.axes for text in ax.texts if text.get_text() in SIDE]
+        assert len(tops) == len(SIDE) == 3
+        assert tops == pytest.approx([tops[0]] * 3)
+
     def test_no_model_is_an_error_and_one_without_tables_is_not(self):
         with pytest.raises(RunError, match="no model was given"):
             figures.side_by_side({})

@@ -133,5 +133,19 @@ def test_further_losses_are_told_on_the_command_line():
     assert "object" not in alone
 
 
+def test_evidence_is_told_with_its_measure_on_the_command_line():
+    probe, patch = verdict().evidence
+    unmeasured = replace(patch, estimate=float("nan"), control=None)
+    told = verdict_text(verdict(evidence=(probe, unmeasured))).splitlines()
+    start = told.index("evidence") + 1
+    assert told[start : start + 4] == [
+        "  Is the intermediate readable at the last position in time?",
+        "    0.34 [0.28, 0.41], control 0.12 (lm.2.resid_post at last): accuracy of a linear probe; "
+        "It is readable there only from decoder layer 3 on.",
+        "  Does the cascaded run's state bring the answer back?",
+        "    not measured: share of answers restored; Yes, from layer 3 on.",
+    ]
+
+
 def test_whose_loss_it_is_is_told_on_the_command_line():
     assert "too_late of object 0 in the decoder layer 3" in verdict_text(verdict(objects=(0,))).splitlines()[0]
