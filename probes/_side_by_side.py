@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from threading import Lock, Thread
 from time import perf_counter, sleep
 from typing import Final, TypeVar
 
 import torch
-from joblib import Parallel, delayed
-from joblib.externals.loky import reusable_executor
+from joblib import effective_n_jobs
+from joblib.externals.loky import get_reusable_executor, reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
@@ -25,6 +27,8 @@ START: Final = 6.0  # seconds that other processes must save where they have to 
 WORTH: Final = 1.0  # where they are there already
 AT_ONCE: Final = 4  # pieces that a process is given together at most, with all that is needed to do them
 TOGETHER: Final = 1.0  # seconds that they take at most; long ones go one by one, so that no process is left with two
+IDLE: Final = 300  # seconds after which a process without work ends
+ONE_THREAD: Final = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 def side_by_side(
@@ -34,14 +38,14 @@ def side_by_side(
     workers: int,
     what: str,
     unit: str = "cell",
-    single: bool = True,
     progress: bool = False,
 ) -> list[T]:
-    """Do every piece of a plan, in its order, in several processes, or in this one where that is soon done.
+    """Do every piece of a plan, in several processes, of which this is one, or here alone where that is soon done.
 
     Threads would wait for one another: on small cells two of them were 1.2 times as fast as one, two processes nearly
-    twice. Processes end with this one, however that ends, and stay for the next plan; each takes about as much memory
-    as this one. Where one is killed, what is left is done here.
+    twice. Whichever is free takes the next piece, this one from the start, while the others still import what they
+    need. They end with this one, however that ends, and stay for the next plan; each takes about as much memory. Where
+    one is killed, what is left is done here.
 
     Args:
         do: does a piece; it travels to the processes, with all that it holds.
@@ -49,8 +53,10 @@ def side_by_side(
         workers: how many processes, with one thread of torch each.
         what: the title of the progress bar.
         unit: of what it counts.
-        single: use one thread of torch here, too, so that results do not depend on where a piece is done.
         progress: show it.
+
+    Returns:
+        What was found, in the order of the plan.
 
     Raises:
         RunError: if `workers` is no number from 1 up.
@@ -59,9 +65,10 @@ def side_by_side(
         raise RunError(f"workers is {workers!r}; expected a whole number from 1 up")
     found: list[T] = []
     with (
-        one_thread() if single else nullcontext(),
+        one_thread(),  # here, too, so that results do not depend on where a piece is done
         tqdm(total=len(plan), desc=what, unit=unit, disable=not progress) as bar,
     ):
+        workers = min(workers, effective_n_jobs(workers))  # one, where no process can be started
         start, each = perf_counter(), 0.0
         while len(found) < len(plan):
             found.append(do(plan[len(found)]))
@@ -70,16 +77,7 @@ def side_by_side(
             left = each * (len(plan) - len(found))
             if left * (1 - 1 / workers) > (WORTH if _are_running() else START):
                 break
-        most = AT_ONCE if each * AT_ONCE <= TOGETHER else int(TOGETHER / each)
-        try:
-            for some in _elsewhere(do, plan[len(found) :], workers, most=most):
-                found += some
-                bar.update(len(some))
-        except BrokenProcessPool:  # a process was killed, or cannot do it: here it works, or says why not
-            for piece in plan[len(found) :]:
-                found.append(do(piece))
-                bar.update()
-    return found
+        return found + _shared(do, plan[len(found) :], workers - 1, each=each, tell=bar.update)
 
 
 @contextmanager
@@ -97,20 +95,67 @@ def _are_running() -> bool:
     return getattr(reusable_executor, "_executor", None) is not None
 
 
-def _elsewhere(do: Callable[[P], T], plan: Sequence[P], workers: int, *, most: int) -> Iterator[list[T]]:
-    if plan:
-        size = max(1, min(most, len(plan) // (2 * workers)))
-        several = (plan[start : start + size] for start in range(0, len(plan), size))
-        yield from Parallel(n_jobs=workers, return_as="generator", max_nbytes=None)(
-            delayed(_do)(do, some, os.getpid()) for some in several
-        )
+def _shared(
+    do: Callable[[P], T], plan: Sequence[P], others: int, *, each: float, tell: Callable[[int], object]
+) -> list[T]:
+    """What this process and the `others` find together, where a piece takes `each` seconds."""
+    size = _together(each, len(plan), others + 1)
+    left = deque(range(len(plan))[first : first + size] for first in range(0, len(plan), size))
+    found: dict[int, T] = {}
+    lock = Lock()
+
+    def work(find: Callable[[Sequence[P]], list[T]]) -> None:
+        while left:
+            try:
+                some = left.popleft()
+            except IndexError:  # another was faster
+                break
+            try:
+                results = find([plan[k] for k in some])
+            except BrokenProcessPool:  # killed, or it cannot do it: here it works, or says why not
+                left.append(some)
+                break
+            except BaseException:
+                left.clear()
+                raise
+            with lock:
+                found.update(zip(some, results, strict=True))
+                tell(len(some))
+
+    here = partial(_do, do)
+    if left and others:
+        waiting = others * (2 if each < TOGETHER else 1)  # what is short is asked for ahead
+        pool = get_reusable_executor(max_workers=others, timeout=IDLE, env=ONE_THREAD)
+        with ThreadPoolExecutor(waiting) as threads:
+            try:
+                elsewhere = [
+                    threads.submit(work, lambda some: pool.submit(_do_elsewhere, here, some, os.getpid()).result())
+                    for _ in range(waiting)
+                ]
+                work(here)
+                for thread in elsewhere:
+                    thread.result()
+            except BaseException:
+                pool.shutdown(kill_workers=True)
+                raise
+    work(here)
+    return [found[k] for k in range(len(plan))]
 
 
-def _do(do: Callable[[P], T], some: Sequence[P], parent: int) -> list[T]:
-    if os.getpid() != parent:  # where joblib cannot start processes, it works in this one
-        _end_with(parent)
-    torch.set_num_threads(1)
+def _together(each: float, pieces: int, workers: int) -> int:
+    """How many pieces of `each` seconds are taken at once."""
+    most = AT_ONCE if each * AT_ONCE <= TOGETHER else int(TOGETHER / each)
+    return max(1, min(most, pieces // (2 * workers)))
+
+
+def _do(do: Callable[[P], T], some: Sequence[P]) -> list[T]:
     return [do(piece) for piece in some]
+
+
+def _do_elsewhere(do: Callable[[Sequence[P]], list[T]], some: Sequence[P], parent: int) -> list[T]:
+    _end_with(parent)
+    torch.set_num_threads(1)
+    return do(some)
 
 
 @lru_cache(maxsize=1)

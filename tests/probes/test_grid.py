@@ -104,15 +104,28 @@ def test_equals_scikit_learn_on_the_same_split(store, pool):
         assert row.chance == pytest.approx((y[row.rows] == np.bincount(y).argmax()).mean())
 
 
-def force_processes(monkeypatch):
+@pytest.fixture
+def shared(monkeypatch, tmp_path):
+    """Work is shared however short it is, and this process waits with its part until another has begun."""
     for name in ("START", "WORTH"):
         monkeypatch.setattr(_side_by_side, name, -1.0)
+    here, do, began = os.getpid(), _side_by_side._do, tmp_path / "began"
+
+    def wait(fit, some):
+        if os.getpid() != here:
+            began.touch()
+        while not began.exists():
+            time.sleep(0.01)
+        return do(fit, some)
+
+    monkeypatch.setattr(_side_by_side, "_do", wait)
+    return began
 
 
-def test_the_result_does_not_depend_on_processes_or_company(store, monkeypatch):
+def test_the_result_does_not_depend_on_processes_or_company(store, request):
     alone = probe_grid(store, "sum", sites="lm.0.*", spans="last", workers=1)
     before = torch.get_num_threads()
-    force_processes(monkeypatch)  # everything but the first cell in other processes
+    request.getfixturevalue("shared")
     company = probe_grid(store, ["card.0.rank", "sum", "card.1.rank"], workers=2)
     assert torch.get_num_threads() == before
     same = company.query("site == 'lm.0.resid_post' and span == 'last' and target == 'sum'")
@@ -123,29 +136,52 @@ def test_the_result_does_not_depend_on_processes_or_company(store, monkeypatch):
         assert (one.control_correct == other.control_correct).all()
 
 
-def twice():
-    """Made here, so that it travels whole: another process cannot import the tests."""
+def test_whoever_is_free_takes_the_next_piece_and_what_is_found_stands_in_order(shared):
+    here = os.getpid()
 
     def fit(k):
-        if k == 5:
-            raise StoreError("this cell is bad")
+        time.sleep(0.02)
         return os.getpid(), 2 * k
 
-    return fit
+    found = side_by_side(fit, range(30), workers=2, what="cells")
+    assert [each for _, each in found] == list(range(0, 60, 2))
+    assert found[0][0] == here
+    assert len({process for process, _ in found}) == 2
 
 
-def test_cells_are_fitted_in_order_and_an_error_in_another_process_is_told(monkeypatch):
-    force_processes(monkeypatch)
-    found = side_by_side(twice(), range(5), workers=2, what="cells")
-    assert [each for _, each in found] == [0, 2, 4, 6, 8]
-    assert found[0][0] == os.getpid() not in {process for process, _ in found[1:]}
+def test_an_error_in_another_process_is_told(shared):
+    here = os.getpid()
+
+    def fit(k):
+        if os.getpid() != here:
+            raise StoreError("this cell is bad")
+        return k
+
     with pytest.raises(StoreError, match="this cell is bad"):
-        side_by_side(twice(), range(9), workers=2, what="cells")
+        side_by_side(fit, range(9), workers=2, what="cells")
+
+
+def test_an_error_in_this_process_ends_the_others(shared, tmp_path):
+    here = os.getpid()
+
+    def fit(k):
+        if os.getpid() != here:
+            (tmp_path / f"{os.getpid()}.busy").touch()
+            time.sleep(600)
+        elif k:
+            while not (busy := list(tmp_path.glob("*.busy"))):
+                time.sleep(0.01)
+            raise StoreError(busy[0].stem)
+
+    with pytest.raises(StoreError) as told:
+        side_by_side(fit, range(9), workers=2, what="cells")
+    assert not Path(f"/proc/{told.value}").exists()
+    assert len(side_by_side(os.path.basename, ["a", "b"] * 3, workers=2, what="cells")) == 6
 
 
 def test_what_is_soon_done_is_done_here():
-    found = side_by_side(twice(), range(5), workers=2, what="cells")
-    assert {process for process, _ in found} == {os.getpid()}
+    found = side_by_side(lambda k: os.getpid(), range(5), workers=2, what="cells")
+    assert found == 5 * [os.getpid()]
 
 
 @pytest.mark.parametrize("workers", [0, -1, 2.5])
@@ -165,8 +201,7 @@ def test_torch_has_its_threads_again():
     assert told.stdout.split() == ["2"]
 
 
-def test_a_process_that_dies_leaves_its_work_to_this_one(monkeypatch):
-    force_processes(monkeypatch)
+def test_a_process_that_dies_leaves_its_work_to_this_one(shared):
     here = os.getpid()
 
     def fit(k):
@@ -177,22 +212,15 @@ def test_a_process_that_dies_leaves_its_work_to_this_one(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # joblib says that a process has stopped
         assert side_by_side(fit, range(6), workers=2, what="cells") == list(range(6))
+    assert shared.exists()
 
 
-@pytest.mark.parametrize(("seconds", "together"), [(0.03, 1), (0.02, 2), (0.0, 4)])
-def test_long_pieces_go_one_by_one(monkeypatch, seconds, together):
+@pytest.mark.parametrize(
+    ("each", "pieces", "together"), [(0.6, 99, 1), (0.4, 99, 2), (0.0, 99, 4), (0.0, 9, 2), (0.0, 3, 1), (9.0, 0, 1)]
+)
+def test_long_pieces_go_one_by_one_and_few_ones_are_spread(each, pieces, together):
     """Else a process may be left with two of them while others have none."""
-    force_processes(monkeypatch)
-    monkeypatch.setattr(_side_by_side, "TOGETHER", 0.05)
-    given = []
-
-    def elsewhere(do, plan, workers, *, most):
-        given.append(most)
-        yield [do(piece) for piece in plan]
-
-    monkeypatch.setattr(_side_by_side, "_elsewhere", elsewhere)
-    assert side_by_side(lambda k: (time.sleep(seconds), k)[1], range(3), workers=2, what="cells") == [0, 1, 2]
-    assert given == [together]
+    assert _side_by_side._together(each, pieces, workers=2) == together
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
@@ -205,7 +233,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         "range(1000), workers=2, what='')\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    while len(list(tmp_path.iterdir())) < 3:
+    while len(list(tmp_path.iterdir())) < 2:
         assert parent.poll() is None
         time.sleep(0.05)
     started = {int(file.name) for file in tmp_path.iterdir()} - {parent.pid}
