@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from threading import Lock, Thread
 from time import perf_counter, sleep
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import torch
 from joblib import effective_n_jobs
-from joblib.externals.loky import get_reusable_executor, reusable_executor
-from joblib.externals.loky.process_executor import BrokenProcessPool
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.backend.reduction import dumps, loads
+from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from seamscope.hooks import RunError
@@ -65,7 +67,7 @@ def side_by_side(
         raise RunError(f"workers is {workers!r}; expected a whole number from 1 up")
     found: list[T] = []
     with (
-        one_thread(),  # here, too, so that results do not depend on where a piece is done
+        _one_thread(),  # here, too, so that results do not depend on where a piece is done
         tqdm(total=len(plan), desc=what, unit=unit, disable=not progress) as bar,
     ):
         workers = min(workers, effective_n_jobs(workers))  # one, where no process can be started
@@ -75,71 +77,91 @@ def side_by_side(
             bar.update()
             each = (perf_counter() - start) / len(found)
             left = each * (len(plan) - len(found))
-            if left * (1 - 1 / workers) > (WORTH if _are_running() else START):
+            if left * (1 - 1 / workers) > (WORTH if _pool.cache_info().currsize else START):
                 break
         return found + _shared(do, plan[len(found) :], workers - 1, each=each, tell=bar.update)
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread in here: on small work more of them cost time, beside other work much."""
+def _one_thread() -> Iterator[None]:
+    """Let torch and numpy use one thread in here: on small work more cost time, beside other work much."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
-
-
-def _are_running() -> bool:
-    return getattr(reusable_executor, "_executor", None) is not None
 
 
 def _shared(
     do: Callable[[P], T], plan: Sequence[P], others: int, *, each: float, tell: Callable[[int], object]
 ) -> list[T]:
     """What this process and the `others` find together, where a piece takes `each` seconds."""
-    size = _together(each, len(plan), others + 1)
-    left = deque(range(len(plan))[first : first + size] for first in range(0, len(plan), size))
-    found: dict[int, T] = {}
-    lock = Lock()
-
-    def work(find: Callable[[Sequence[P]], list[T]]) -> None:
-        while left:
-            try:
-                some = left.popleft()
-            except IndexError:  # another was faster
-                break
-            try:
-                results = find([plan[k] for k in some])
-            except BrokenProcessPool:  # killed, or it cannot do it: here it works, or says why not
-                left.append(some)
-                break
-            except BaseException:
-                left.clear()
-                raise
-            with lock:
-                found.update(zip(some, results, strict=True))
-                tell(len(some))
-
+    pile: _Pile[P, T] = _Pile(plan, size=_together(each, len(plan), others + 1), tell=tell)
     here = partial(_do, do)
-    if left and others:
+    if plan and others:
+        pool, packed = _pool(others, os.getpid()), bytes(dumps(here))  # before work in this process changes it
+        ending = Lock()
+
+        def end() -> None:
+            with ending:
+                _pool.cache_clear()
+                pool.shutdown(kill_workers=True)
+
+        def elsewhere(some: Sequence[P]) -> list[T] | None:
+            try:
+                found: list[T] = pool.submit(_do_elsewhere, packed, some).result()
+            except (BrokenProcessPool, ShutdownExecutorError):  # killed, or it cannot do it
+                end()  # so that none still does what is done here
+                return None
+            return found
+
         waiting = others * (2 if each < TOGETHER else 1)  # what is short is asked for ahead
-        pool = get_reusable_executor(max_workers=others, timeout=IDLE, env=ONE_THREAD)
         with ThreadPoolExecutor(waiting) as threads:
             try:
-                elsewhere = [
-                    threads.submit(work, lambda some: pool.submit(_do_elsewhere, here, some, os.getpid()).result())
-                    for _ in range(waiting)
-                ]
-                work(here)
-                for thread in elsewhere:
+                working = [threads.submit(pile.work, elsewhere) for _ in range(waiting)]
+                pile.work(here)
+                for thread in wait(working, return_when=FIRST_EXCEPTION).done:
                     thread.result()
             except BaseException:
-                pool.shutdown(kill_workers=True)
+                end()
                 raise
-    work(here)
-    return [found[k] for k in range(len(plan))]
+    pile.work(here)
+    return pile.found
+
+
+class _Pile(Generic[P, T]):
+    """The pieces of a plan that several take from, `size` at once, and what they found."""
+
+    def __init__(self, plan: Sequence[P], *, size: int, tell: Callable[[int], object]) -> None:
+        self._plan, self._tell = plan, tell
+        self._left = deque(range(len(plan))[first : first + size] for first in range(0, len(plan), size))
+        self._found: dict[int, T] = {}
+        self._lock = Lock()
+
+    def work(self, find: Callable[[Sequence[P]], list[T] | None]) -> None:
+        """Take pieces until none are left, or one fails, or what was taken cannot be done so: None."""
+        try:
+            while some := self._take():
+                found = find([self._plan[k] for k in some])
+                with self._lock:
+                    if found is None:
+                        return self._left.append(some)
+                    self._found.update(zip(some, found, strict=True))
+                    self._tell(len(some))
+        except BaseException:
+            self._left.clear()
+            raise
+
+    def _take(self) -> range:
+        with self._lock:
+            return self._left.popleft() if self._left else range(0)
+
+    @property
+    def found(self) -> list[T]:
+        """What was found, in the order of the plan."""
+        return [self._found[k] for k in range(len(self._plan))]
 
 
 def _together(each: float, pieces: int, workers: int) -> int:
@@ -152,15 +174,19 @@ def _do(do: Callable[[P], T], some: Sequence[P]) -> list[T]:
     return [do(piece) for piece in some]
 
 
-def _do_elsewhere(do: Callable[[Sequence[P]], list[T]], some: Sequence[P], parent: int) -> list[T]:
-    _end_with(parent)
-    torch.set_num_threads(1)
+def _do_elsewhere(packed: bytes, some: Sequence[P]) -> list[T]:
+    do: Callable[[Sequence[P]], list[T]] = loads(packed)
     return do(some)
 
 
 @lru_cache(maxsize=1)
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed and tell nobody."""
+def _pool(others: int, parent: int) -> ProcessPoolExecutor:
+    """The other processes; they stay for the next plan. joblib's own pool serves others, too."""
+    return ProcessPoolExecutor(others, timeout=IDLE, initializer=_begin, initargs=(parent,), env=ONE_THREAD)
+
+
+def _begin(parent: int) -> None:
+    """Work with one thread, and end soon after the parent, which may be killed and tell nobody."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -168,3 +194,4 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+    torch.set_num_threads(1)

@@ -1,3 +1,5 @@
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 
 from seamscope.activations import Schema, Store, create_store, open_store
 from seamscope.hooks import Ragged
+from seamscope.probes import _side_by_side
 
 Acts = dict[tuple[str, str], Ragged]
 
@@ -36,3 +39,21 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     yield make
     for store in opened:
         store.close()
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work is shared however short it is, and this process waits with its part until another has begun."""
+    for name in ("START", "WORTH"):
+        monkeypatch.setattr(_side_by_side, name, -1.0)
+    here, do, began = os.getpid(), _side_by_side._do, tmp_path / "began"
+
+    def wait(fit, some):
+        if os.getpid() != here:
+            began.touch()
+        while not began.exists():
+            time.sleep(0.01)
+        return do(fit, some)
+
+    monkeypatch.setattr(_side_by_side, "_do", wait)
+    return began

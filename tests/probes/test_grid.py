@@ -1,12 +1,5 @@
 """The grid's table: its rows, its names, its splits, and what it refuses."""
 
-import os
-import subprocess
-import sys
-import time
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from seamscope.hooks import Ragged, RunError, SiteError, SpanError, StoreError
-from seamscope.probes import PER_ITEM, LinearProbe, _side_by_side, probe_grid, side_by_side, summarise
+from seamscope.probes import PER_ITEM, LinearProbe, probe_grid, summarise
 
 N, D = 60, 6
 SITES = ("projector.out", "lm.0.resid_post", "lm.1.resid_post")
@@ -104,24 +97,6 @@ def test_equals_scikit_learn_on_the_same_split(store, pool):
         assert row.chance == pytest.approx((y[row.rows] == np.bincount(y).argmax()).mean())
 
 
-@pytest.fixture
-def shared(monkeypatch, tmp_path):
-    """Work is shared however short it is, and this process waits with its part until another has begun."""
-    for name in ("START", "WORTH"):
-        monkeypatch.setattr(_side_by_side, name, -1.0)
-    here, do, began = os.getpid(), _side_by_side._do, tmp_path / "began"
-
-    def wait(fit, some):
-        if os.getpid() != here:
-            began.touch()
-        while not began.exists():
-            time.sleep(0.01)
-        return do(fit, some)
-
-    monkeypatch.setattr(_side_by_side, "_do", wait)
-    return began
-
-
 def test_the_result_does_not_depend_on_processes_or_company(store, request):
     alone = probe_grid(store, "sum", sites="lm.0.*", spans="last", workers=1)
     before = torch.get_num_threads()
@@ -136,113 +111,10 @@ def test_the_result_does_not_depend_on_processes_or_company(store, request):
         assert (one.control_correct == other.control_correct).all()
 
 
-def test_whoever_is_free_takes_the_next_piece_and_what_is_found_stands_in_order(shared):
-    here = os.getpid()
-
-    def fit(k):
-        time.sleep(0.02)
-        return os.getpid(), 2 * k
-
-    found = side_by_side(fit, range(30), workers=2, what="cells")
-    assert [each for _, each in found] == list(range(0, 60, 2))
-    assert found[0][0] == here
-    assert len({process for process, _ in found}) == 2
-
-
-def test_an_error_in_another_process_is_told(shared):
-    here = os.getpid()
-
-    def fit(k):
-        if os.getpid() != here:
-            raise StoreError("this cell is bad")
-        return k
-
-    with pytest.raises(StoreError, match="this cell is bad"):
-        side_by_side(fit, range(9), workers=2, what="cells")
-
-
-def test_an_error_in_this_process_ends_the_others(shared, tmp_path):
-    here = os.getpid()
-
-    def fit(k):
-        if os.getpid() != here:
-            (tmp_path / f"{os.getpid()}.busy").touch()
-            time.sleep(600)
-        elif k:
-            while not (busy := list(tmp_path.glob("*.busy"))):
-                time.sleep(0.01)
-            raise StoreError(busy[0].stem)
-
-    with pytest.raises(StoreError) as told:
-        side_by_side(fit, range(9), workers=2, what="cells")
-    assert not Path(f"/proc/{told.value}").exists()
-    assert len(side_by_side(os.path.basename, ["a", "b"] * 3, workers=2, what="cells")) == 6
-
-
-def test_what_is_soon_done_is_done_here():
-    found = side_by_side(lambda k: os.getpid(), range(5), workers=2, what="cells")
-    assert found == 5 * [os.getpid()]
-
-
 @pytest.mark.parametrize("workers", [0, -1, 2.5])
 def test_a_number_of_workers_that_is_none(store, workers):
     with pytest.raises(RunError, match=f"workers is {workers}; expected a whole number from 1 up"):
         probe_grid(store, "sum", spans="last", workers=workers)
-
-
-def test_torch_has_its_threads_again():
-    """In a process of its own, which has not used torch's threads before; the others are told to use one."""
-    script = (
-        "import torch; torch.set_num_threads(2); from seamscope.probes import side_by_side; "
-        "assert side_by_side(lambda k: torch.get_num_threads(), [0], workers=1, what='') == [1]; "
-        "print(torch.get_num_threads())"
-    )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["2"]
-
-
-def test_a_process_that_dies_leaves_its_work_to_this_one(shared):
-    here = os.getpid()
-
-    def fit(k):
-        if os.getpid() != here:
-            os._exit(1)
-        return k
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # joblib says that a process has stopped
-        assert side_by_side(fit, range(6), workers=2, what="cells") == list(range(6))
-    assert shared.exists()
-
-
-@pytest.mark.parametrize(
-    ("each", "pieces", "together"), [(0.6, 99, 1), (0.4, 99, 2), (0.0, 99, 4), (0.0, 9, 2), (0.0, 3, 1), (9.0, 0, 1)]
-)
-def test_long_pieces_go_one_by_one_and_few_ones_are_spread(each, pieces, together):
-    """Else a process may be left with two of them while others have none."""
-    assert _side_by_side._together(each, pieces, workers=2) == together
-
-
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    """Killed, it cannot tell them."""
-    script = (
-        "import os, sys, time\n"
-        "from seamscope.probes import _side_by_side as s\n"
-        "s.START = s.WORTH = -1.0\n"
-        "s.side_by_side(lambda k, place=sys.argv[1]: (open(f'{place}/{os.getpid()}', 'w').close(), time.sleep(0.2)), "
-        "range(1000), workers=2, what='')\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    while len(list(tmp_path.iterdir())) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
-    started = {int(file.name) for file in tmp_path.iterdir()} - {parent.pid}
-    parent.kill()
-    parent.wait()
-    end = time.monotonic() + 20
-    while any(Path(f"/proc/{process}").exists() for process in started) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not [process for process in started if Path(f"/proc/{process}").exists()]
 
 
 def test_a_span_template_stands_for_the_targets_own_object(store):
