@@ -270,7 +270,7 @@ def main() -> None:
         parser.error("no variant has such a name")
     options.out.mkdir(parents=True, exist_ok=True)
     act = partial(examine, out=options.out.absolute())
-    records = side_by_side(act, wanted, workers=options.workers, what="runs", unit="run", progress=True)
+    records = side_by_side(act, wanted, workers=options.workers, what="runs", unit="run", long=True, progress=True)
     found = summary(records, n=options.n, samples=options.samples)
     print(told(found))
     stem = RESULTS / "natural_verdict"

@@ -121,7 +121,7 @@ def main() -> None:
     names = [fault.name for fault in faults().values() if fault.held_back in HALVES[options.half]]
     options.out.mkdir(parents=True, exist_ok=True)
     act = partial(examine, out=options.out.absolute(), n=options.n)
-    records = side_by_side(act, names, workers=options.workers, what="models", unit="model", progress=True)
+    records = side_by_side(act, names, workers=options.workers, what="models", unit="model", long=True, progress=True)
     elsewhere = kept_records(OTHER[options.half]) if options.half in OTHER else []
     found = {
         **summary(records, elsewhere=elsewhere),

@@ -63,15 +63,13 @@ def demonstrate(
         _Asked(name, place / name, Settings(model=fault.model, task=fault.task, n=settings.n, seed=settings.seed))
         for name, fault in known.items()
     ]
-    first, *others = plan
-    others.reverse()  # what takes long early, so that no process is left with it
+    plan.reverse()  # what takes long early, so that no process is left with it
     located = {}
     if study.run.has(VERDICT) or not is_small(study.vlm):
         located[own] = _locate(own, study)
     else:
-        others.insert(0, _Asked(own, folder, settings, study.compare))
-    plan = [first, *others]  # the first is done alone
-    found = side_by_side(_examine, plan, workers=workers, what="models", unit="model", progress=progress)
+        plan.insert(0, _Asked(own, folder, settings, study.compare))
+    found = side_by_side(_examine, plan, workers=workers, what="models", unit="model", long=True, progress=progress)
     located |= {each.name: what for each, what in zip(plan, found, strict=True)}
     paths, reading = (
         {name: located[name][1].get(table, pd.DataFrame()) for name in (own, *known)} for table in ("path", "reading")

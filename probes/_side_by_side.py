@@ -40,6 +40,7 @@ def side_by_side(
     workers: int,
     what: str,
     unit: str = "cell",
+    long: bool = False,
     progress: bool = False,
 ) -> list[T]:
     """Do every piece of a plan, in several processes, of which this is one, or here alone where that is soon done.
@@ -55,6 +56,7 @@ def side_by_side(
         workers: how many processes, with one thread of torch each.
         what: the title of the progress bar.
         unit: of what it counts.
+        long: pieces are known to take long; the other processes start at once, not after some have been timed.
         progress: show it.
 
     Returns:
@@ -71,8 +73,8 @@ def side_by_side(
         tqdm(total=len(plan), desc=what, unit=unit, disable=not progress) as bar,
     ):
         workers = min(workers, effective_n_jobs(workers))  # one, where no process can be started
-        start, each = perf_counter(), 0.0
-        while len(found) < len(plan):
+        start, each = perf_counter(), TOGETHER
+        while not long and len(found) < len(plan):
             found.append(do(plan[len(found)]))
             bar.update()
             each = (perf_counter() - start) / len(found)
@@ -100,22 +102,26 @@ def _shared(
     """What this process and the `others` find together, where a piece takes `each` seconds."""
     pile: _Pile[P, T] = _Pile(plan, size=_together(each, len(plan), others + 1), tell=tell)
     here = partial(_do, do)
-    if plan and others:
+    if others and len(plan) > 1:
         pool, packed = _pool(others, os.getpid()), bytes(dumps(here))  # before work in this process changes it
-        ending = Lock()
-
-        def end() -> None:
-            with ending:
-                _pool.cache_clear()
-                pool.shutdown(kill_workers=True)
+        asking = Lock()
 
         def elsewhere(some: Sequence[P]) -> list[T] | None:
             try:
-                found: list[T] = pool.submit(_do_elsewhere, packed, some).result()
+                with asking:
+                    future = pool.submit(_do_elsewhere, packed, some)
+                    while not (future.running() or future.done()):  # loky fails if it is ended before it takes it up
+                        sleep(0.001)
+                found: list[T] = future.result()
             except (BrokenProcessPool, ShutdownExecutorError):  # killed, or it cannot do it
                 end()  # so that none still does what is done here
                 return None
             return found
+
+        def end() -> None:
+            with asking:
+                _pool.cache_clear()
+                pool.shutdown(kill_workers=True)
 
         waiting = others * (2 if each < TOGETHER else 1)  # what is short is asked for ahead
         with ThreadPoolExecutor(waiting) as threads:

@@ -174,7 +174,7 @@ def test_only_a_small_model_is_located_beside_the_planted_ones(tmp_path, monkeyp
     own, planted = "fault:none.composing-cards.sum", "taught-unlearned-cards.sum"
     study = Study(Run(tmp_path / "run", Settings(model=own, n=20)))
     page, found = demonstrate(study, planted=[planted])
-    assert sent == ([planted, own] if small else [planted])
+    assert sent == ([own, planted] if small else [planted])
     assert [(each.name, each.truth, each.verdict.locus) for each in found] == [
         (own, None, "none"),
         (planted, "text_skill", "text_skill"),

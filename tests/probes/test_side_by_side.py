@@ -28,6 +28,19 @@ def test_whoever_is_free_takes_the_next_piece_and_what_is_found_stands_in_order(
     assert len({process for process, _ in found}) == 2
 
 
+def test_long_pieces_are_shared_from_the_first(tmp_path):
+    """Each waits until two processes have begun."""
+
+    def fit(k):
+        (tmp_path / str(os.getpid())).touch()
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        return k
+
+    assert side_by_side(fit, range(3), workers=2, what="cells", long=True) == [0, 1, 2]
+    assert side_by_side(fit, range(0), workers=2, what="cells", long=True) == []
+
+
 def test_an_error_in_another_process_is_told(shared):
     here = os.getpid()
 
