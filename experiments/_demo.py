@@ -19,7 +19,7 @@ from ._run import Run, Settings
 from ._study import VERDICT, Study
 from .organism._faults import faults
 
-PLANTED: Final = (  # a healthy one first, of which little is asked
+PLANTED: Final = (
     "none.composing-cards.sum",
     "tower-0.composing-cards.sum",
     "projector.composing-cards.sort",
@@ -30,6 +30,7 @@ PLANTED: Final = (  # a healthy one first, of which little is asked
     "taught-unlearned-cards.sum",
     "taught-wordy-cards.sum",
 )
+TOLD_BY_ANSWERS: Final = ("none", "text_skill", "format")
 TITLE: Final = "Where is it lost? One natural gap, and models of which we know"
 NOTE: Final = (
     "The planted models are healthy ones in which the intermediate is destroyed at one place, or were taught under a "
@@ -63,7 +64,8 @@ def demonstrate(
         _Asked(name, place / name, Settings(model=fault.model, task=fault.task, n=settings.n, seed=settings.seed))
         for name, fault in known.items()
     ]
-    plan.reverse()  # what takes long early, so that no process is left with it
+    plan.reverse()  # what takes longest first, so that no process is left with it
+    plan.sort(key=lambda each: known[each.name].locus in TOLD_BY_ANSWERS)
     located = {}
     if study.run.has(VERDICT) or not is_small(study.vlm):
         located[own] = _locate(own, study)
