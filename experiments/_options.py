@@ -82,19 +82,28 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Print what the user can mend as one line, and exit with 2."""
+    """Print what the user can mend as one line, and exit with 2; with 130 where the user stopped it."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt as stopped:
-            typer.echo("seamscope: interrupted; what was finished is kept for the same command to go on", err=True)
-            raise typer.Exit(130) from stopped
-        except (SeamscopeError, OSError) as error:  # OSError: a disk that is full, a folder that may not be written
-            raise _refuse(error) from error
+        except (Exception, KeyboardInterrupt) as error:
+            if _interrupted(error):
+                typer.echo("seamscope: interrupted; what was finished is kept for the same command to go on", err=True)
+                raise typer.Exit(130) from error
+            if isinstance(error, (SeamscopeError, OSError)):  # a disk that is full, a folder that may not be written
+                raise _refuse(error) from error
+            raise
 
     return wrapped
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether the user stopped it, or it failed while something was tidied up after that."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def asked(

@@ -395,9 +395,13 @@ def test_killed_and_continued(here: Path, moment: str) -> None:
     assert not [file.name for file in killed.iterdir() if "partial" in file.name]
 
 
-def test_an_interrupted_command_says_how_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tidy", [lambda: None, lambda: 1 / 0])
+def test_an_interrupted_command_says_how_it_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch, tidy) -> None:
     def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        finally:
+            tidy()  # where tidying up fails, as matplotlib's does amid a PDF, it is still the user who stopped it
 
     monkeypatch.setattr("seamscope.experiments._model.load_vlm", stop)
     result = run("gap", *TINY, "--out", "runs/x")
