@@ -169,7 +169,9 @@ def demo(
     study = _open({"model": model, "task": task, "n": n, "seed": seed}, out, as_json=as_json, compare=DATA_SETS)
     page, found = demonstrate(study, progress=study.progress)
     if as_json:
-        shown = [{"model": each.name, "truth": each.truth, **each.verdict.to_json()} for each in found]
+        shown = [
+            {"model": each.name, "truth": each.truth, "place": each.place, **each.verdict.to_json()} for each in found
+        ]
         return o.emit({"verdicts": shown, "report": study.run.folder / "report.html", "comparison": page})
     o.show(o.gap_table(found[0].gap) + "\n")
     o.show(o.verdict_text(found[0].verdict))
