@@ -170,7 +170,8 @@ def demo(
     page, found = demonstrate(study, progress=study.progress)
     if as_json:
         shown = [
-            {"model": each.name, "truth": each.truth, "place": each.place, **each.verdict.to_json()} for each in found
+            {"model": each.name, "truth": each.truth, "true_place": each.place, **each.verdict.to_json()}
+            for each in found
         ]
         return o.emit({"verdicts": shown, "report": study.run.folder / "report.html", "comparison": page})
     o.show(o.gap_table(found[0].gap) + "\n")
