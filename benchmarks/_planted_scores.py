@@ -10,10 +10,10 @@ import pandas as pd
 from _planted_baselines import METHODS, dated
 from scipy.stats import binomtest
 
+from seamscope.experiments._verdict import NOT_OURS
 from seamscope.experiments.organism._faults import LAYERS
 from seamscope.hooks import Site
 
-NOT_OURS: Final = ("none", "text_skill", "format")
 BINS: Final = 10
 
 

@@ -39,10 +39,11 @@ import torch
 from _about import about
 from _planted_baselines import METHODS, baselines
 from _planted_figure import draw
-from _planted_scores import NOT_OURS, still, summary, told
+from _planted_scores import still, summary, told
 
 from seamscope.experiments import Run, Settings, Study, Thresholds, Verdict, locate
 from seamscope.experiments._files import replacing
+from seamscope.experiments._verdict import NOT_OURS
 from seamscope.experiments.locator._asking import Asking
 from seamscope.experiments.locator._evidence import Findings
 from seamscope.experiments.organism import faults

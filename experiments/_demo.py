@@ -17,6 +17,7 @@ from ._plates_locator import comparison_draft
 from ._probing import WORKERS
 from ._run import Run, Settings
 from ._study import VERDICT, Study
+from ._verdict import NOT_OURS
 from .organism._faults import faults
 
 PLANTED: Final = (
@@ -30,7 +31,6 @@ PLANTED: Final = (
     "taught-unlearned-cards.sum",
     "taught-wordy-cards.sum",
 )
-TOLD_BY_ANSWERS: Final = ("none", "text_skill", "format")
 TITLE: Final = "Where is it lost? One natural gap, and models of which we know"
 NOTE: Final = (
     "The planted models are healthy ones in which the intermediate is destroyed at one place, or were taught under a "
@@ -64,8 +64,8 @@ def demonstrate(
         _Asked(name, place / name, Settings(model=fault.model, task=fault.task, n=settings.n, seed=settings.seed))
         for name, fault in known.items()
     ]
-    plan.reverse()  # what takes longest first, so that no process is left with it
-    plan.sort(key=lambda each: known[each.name].locus in TOLD_BY_ANSWERS)
+    plan.reverse()  # what takes longest first, so that no process is left with it; losses that are not ours are short
+    plan.sort(key=lambda each: known[each.name].locus in NOT_OURS)
     located = {}
     if study.run.has(VERDICT) or not is_small(study.vlm):
         located[own] = _locate(own, study)

@@ -21,6 +21,8 @@ LOCI: Final = {
     "cannot_tell": "the evidence does not separate the classes",
 }
 
+NOT_OURS: Final = ("none", "text_skill", "format")  # told by answers alone: no intermediate is lost
+
 OVERTURN: Final = {
     "not_encoded": "A probe with more data, or a non-linear one, that reads the intermediate in the tower.",
     "lost_in_projector": "A probe that reads the intermediate after the projector as well as before it.",
